@@ -1,0 +1,33 @@
+// The settings of a run that passes read. Filled by the tool from its flags.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace inv::opt {
+
+enum class Layout { Keep, Fast };
+
+struct Options {
+  /// keep: forward bit-identical; fast: drops the copies that this needs.
+  Layout layout = Layout::Keep;
+  /// Initial `mode` attribute of new steps: invert, recompute or store.
+  std::string mode = "invert";
+  /// Form steps whether or not they save anything (small tests).
+  bool forceSteps = false;
+  /// Largest condition number of a weight that is undone by a solve.
+  double maxCondition = 1e4;
+  /// Most nodes that a backward search for a conditioner may visit.
+  int64_t maxConditioner = 400;
+  /// Paths of submodules that the user declares to be invertible
+  /// (--invertible=...), beside those that export an `inverse`.
+  std::vector<std::string> invertible;
+  /// Sample inputs of the method (--input), in order, without self; empty where
+  /// none were given.
+  std::vector<at::Tensor> sampleInputs;
+};
+
+} // namespace inv::opt

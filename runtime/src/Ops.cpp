@@ -1,0 +1,2 @@
+#include <torch/library.h>
+#include "inv/Abi.h"
