@@ -4,6 +4,11 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cache=${INVOPT_CACHE:-$HOME/.cache/inv-opt}
 case $cache in /*) ;; *) cache=$PWD/$cache ;; esac
+export INVOPT_CACHE=$cache
+case ${INVOPT_TORCH_DIR:-/} in
+/*) ;;
+*) export INVOPT_TORCH_DIR=$PWD/$INVOPT_TORCH_DIR ;;
+esac
 
 say() { printf '%s: %s\n' "${me:-inv-opt}" "$*" >&2; }
 
@@ -47,13 +52,9 @@ defaultJobs() {
 enterEnvironment() {
   export PATH="$root/.deps/bin:$PATH"
   export CCACHE_DIR=${CCACHE_DIR:-$cache/ccache}
-  if [ -n "${INVOPT_TORCH_DIR:-}" ]; then
-    INVOPT_TORCH_DIR=$(cd "$INVOPT_TORCH_DIR" && pwd)
-    export INVOPT_TORCH_DIR
-    # A wheel's folder serves Python too.
-    if [ -e "$INVOPT_TORCH_DIR/__init__.py" ]; then
-      export PYTHONPATH="${INVOPT_TORCH_DIR%/torch}${PYTHONPATH:+:$PYTHONPATH}"
-    fi
+  # A wheel's folder serves Python too.
+  if [ -e "${INVOPT_TORCH_DIR:-}/__init__.py" ]; then
+    export PYTHONPATH="${INVOPT_TORCH_DIR%/torch}${PYTHONPATH:+:$PYTHONPATH}"
   fi
 }
 
