@@ -11,8 +11,8 @@ from torch import nn
 import common
 
 
-class InvLinear(nn.Module):
-    """Linear layer with at least as many outputs as inputs."""
+class TallLinear(nn.Module):
+    """A linear layer with more outputs than inputs, undone by least squares."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -26,6 +26,23 @@ class InvLinear(nn.Module):
     @torch.jit.export
     def inverse(self, y):
         return F.linear(y - self.bias, torch.pinverse(self.weight))
+
+
+class SquareLinear(nn.Module):
+    """A linear layer with as many outputs as inputs, undone by a solve."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        nn.init.orthogonal_(self.weight)
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+    @torch.jit.export
+    def inverse(self, y):
+        return torch.linalg.solve(self.weight, (y - self.bias).t()).t()
 
 
 class InvLeakyReLU(nn.Module):
@@ -44,10 +61,9 @@ class InvLeakyReLU(nn.Module):
 class InvMlp(nn.Module):
     def __init__(self, depth, width, slope, classes=10):
         super().__init__()
-        layers = []
-        for i in range(depth):
-            layers += [InvLinear(64 if i == 0 else width, width),
-                       InvLeakyReLU(slope)]
+        layers = [TallLinear(64, width), InvLeakyReLU(slope)]
+        for _ in range(depth - 1):
+            layers += [SquareLinear(width), InvLeakyReLU(slope)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(width, classes)
 
@@ -56,8 +72,8 @@ class InvMlp(nn.Module):
 
 
 if __name__ == "__main__":
-    p = common.parser(__doc__.splitlines()[0], depth=12, width=64)
-    p.add_argument("--slope", type=float, default=0.5,
+    p = common.parser(__doc__.splitlines()[0], depth=12, width=96)
+    p.add_argument("--slope", type=float, default=0.7,
                    help="of the leaky ReLU, for negative inputs")
     common.save("invlinear", lambda a: InvMlp(a.depth, a.width, a.slope),
                 p.parse_args())

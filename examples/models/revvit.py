@@ -60,7 +60,7 @@ class RevViT(nn.Module):
     def __init__(self, depth, width, heads, dropout, classes=10):
         super().__init__()
         self.patches = nn.Conv2d(1, 2 * width, kernel_size=2, stride=2)
-        self.position = nn.Parameter(0.02 * torch.randn(1, 16, 2 * width))
+        self.position = nn.Parameter(0.5 * torch.randn(1, 16, 2 * width))
         self.blocks = nn.ModuleList(
             [RevBlock(width, heads, dropout) for _ in range(depth)])
         self.norm = nn.LayerNorm(2 * width)
