@@ -5,8 +5,6 @@ namespace inv::opt {
 
 bool canonicalize(PassContext&) { return false; }
 bool splitStreams(PassContext&) { return false; }
-bool formSteps(PassContext&) { return false; }
 bool inlineSteps(PassContext&) { return false; }
-bool printInvertibility(PassContext&) { return false; }
 
 } // namespace inv::opt
