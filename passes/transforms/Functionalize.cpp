@@ -37,11 +37,11 @@
 #include "passes/transforms/GraphUtil.h"
 #include "passes/transforms/StorageGroups.h"
 
-#include <memory>
 #include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace inv::opt {
@@ -172,6 +172,7 @@ bool isLegal(Node* write, const StorageGroups& groups) {
   // x.add_(x): the operand is read as it is written.
   for (size_t i = 1; i < write->inputs().size(); ++i)
     if (mayHoldTensor(write->input(i)->type()) &&
+        groups.knows(write->input(i)) &&
         groups.mayShare(target, write->input(i)))
       return false;
   for (Value* member : groups.members(target)) {
@@ -206,22 +207,35 @@ void replace(Node* write, const Replacement& with) {
 
 } // namespace
 
+/// One round: at most one write per group of storage, since the snapshot of the
+/// groups is no longer true for a group in which a write was replaced. Returns
+/// whether something was.
+static bool replaceSome(Graph& graph, std::vector<Node*>& writes) {
+  const StorageGroups groups(graph);
+  std::set<const std::vector<Value*>*> changed;
+  std::vector<Node*> left;
+  for (Node* write : writes) {
+    // The result of a write is in the group of what it writes.
+    const auto* group = &groups.members(write->output());
+    if (changed.count(group)) {
+      left.push_back(write);
+    } else if (isLegal(write, groups)) {
+      replace(write, *replacementFor(write));
+      changed.insert(group);
+    }
+  }
+  writes = std::move(left);
+  return !changed.empty();
+}
+
 bool functionalize(Graph& graph) {
-  bool changed = false;
   std::vector<Node*> writes;
   for (Node* node : allNodes(graph.block()))
     if (writesOperand(node) && replacementFor(node))
       writes.push_back(node);
-  if (writes.empty())
-    return false;
-  auto groups = std::make_unique<StorageGroups>(graph);
-  for (Node* write : writes) {
-    if (!isLegal(write, *groups))
-      continue;
-    replace(write, *replacementFor(write));
-    groups = std::make_unique<StorageGroups>(graph);
+  bool changed = false;
+  while (!writes.empty() && replaceSome(graph, writes))
     changed = true;
-  }
   if (changed)
     removeDeadNodes(graph);
   return changed;

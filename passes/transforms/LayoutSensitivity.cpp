@@ -76,15 +76,14 @@ static bool isSmallPower(const Node* node) {
 
 LayoutUse layoutUse(const Use& use) {
   const Node* node = use.user;
-  if (node->kind() == prim::ListUnpack)
+  if (node->kind() == prim::ListUnpack || node->kind() == prim::ListConstruct ||
+      node->kind() == prim::TupleConstruct)
     return LayoutUse::View;
   if (node->kind() == prim::Return)
     return node->owningBlock()->owningNode() ? LayoutUse::Sensitive
                                              : LayoutUse::Insensitive;
   if (node->kind() == prim::dtype || node->kind() == prim::device)
     return LayoutUse::Insensitive;
-  if (node->kind() == prim::ListConstruct)
-    return LayoutUse::View;
   if (node->kind() == c10::Symbol::fromQualString("inv::resplit"))
     return LayoutUse::Insensitive;
   if (!node->kind().is_aten())

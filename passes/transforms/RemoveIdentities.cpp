@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <set>
+#include <vector>
 
 namespace inv::opt {
 
@@ -107,6 +108,7 @@ bool mergeSlices(Node* node) {
 
 bool removeIdentities(Graph& graph) {
   bool changed = false;
+  std::vector<Node*> gone;
   for (Node* node : allNodes(graph.block())) {
     if (node->outputs().size() != 1)
       continue;
@@ -114,9 +116,13 @@ bool removeIdentities(Graph& graph) {
       changed = true;
     if (Value* same = identityOf(node)) {
       node->output()->replaceAllUsesWith(same);
+      gone.push_back(node);
       changed = true;
     }
   }
+  // Not left to removeDeadNodes, which takes a dropout to draw numbers.
+  for (Node* node : gone)
+    node->destroy();
   if (changed)
     removeDeadNodes(graph);
   return changed;

@@ -67,21 +67,26 @@ private:
         place(node, top);
         top = node;
       }
-    // Behind which node the next one with the same last operand goes.
-    std::unordered_map<Node*, Node*> behind;
+    // What was put behind a node, directly: a tree, laid out in preorder.
+    std::unordered_map<Node*, Node*> lastChild;
     for (Node* node : order) {
       if (!isMovable(node))
         continue;
-      Node* last = lastOperand(node);
-      if (!last)
+      Node* operand = lastOperand(node);
+      if (!operand)
         continue;
-      Node*& previous = behind.try_emplace(last, last).first->second;
-      place(node, previous);
-      previous = node;
+      Node* tail = operand;
+      for (auto child = lastChild.find(tail); child != lastChild.end();
+           child = lastChild.find(tail))
+        tail = child->second;
+      place(node, tail);
+      lastChild[operand] = node;
     }
+    changed_ |= !std::equal(order.begin(), order.end(), block->nodes().begin(),
+                            block->nodes().end());
   }
 
-  void place(Node* node, Node* behind) {
+  static void place(Node* node, Node* behind) {
     const bool isThere = behind->kind() == prim::Param
                              ? *node->owningBlock()->nodes().begin() == node
                              : node->prev() == behind;
@@ -91,7 +96,6 @@ private:
       node->moveBefore(*node->owningBlock()->nodes().begin());
     else
       node->moveAfter(behind);
-    changed_ = true;
   }
 
   /// The operand's node that comes last in the node's block; null where all

@@ -178,6 +178,8 @@ bool splitStreams(PassContext& ctx) {
   for (Node* node : allNodes(graph.block()))
     if (auto pair = matchPair(node, groups))
       pairs.push_back(*pair);
+  if (pairs.empty())
+    return false;
   for (const Pair& pair : pairs)
     cancel(pair);
   // Only now is every reader what it will be: the parts of a pair are often
@@ -186,7 +188,7 @@ bool splitStreams(PassContext& ctx) {
     for (const Pair& pair : pairs)
       restoreStrides(pair.unpack, pair.split->input(2));
   removeDeadNodes(graph);
-  return !pairs.empty();
+  return true;
 }
 
 } // namespace inv::opt

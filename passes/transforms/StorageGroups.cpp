@@ -34,6 +34,20 @@ bool makesNewStorage(const Node* node) {
   return node->kind().is_aten() && names.count(node->kind().toUnqualString());
 }
 
+/// Whether the output may share storage with the first operand only: type_as
+/// and the like look at the other's type or shape, an in-place operator copies
+/// the other's values.
+static bool keepsFirstOperandOnly(const Node* node) {
+  static const std::set<std::string> names = {
+      "type_as",     "expand_as", "view_as", "reshape_as", "relu_",
+      "sigmoid_",    "tanh_",     "add_",    "sub_",       "mul_",
+      "div_",        "copy_",     "fill_",   "zero_",      "masked_fill_",
+      "index_put_",  "clamp_",    "pow_",    "exp_",       "addcmul_",
+      "addcdiv_"};
+  return node->kind().is_aten() && node->outputs().size() == 1 &&
+         names.count(node->kind().toUnqualString());
+}
+
 StorageGroups::StorageGroups(Graph& graph) {
   for (Value* input : graph.inputs()) {
     add(input);
@@ -99,10 +113,7 @@ void StorageGroups::joinNode(Node* node) {
     related.insert(related.end(), inner->outputs().begin(),
                    inner->outputs().end());
   }
-  // type_as and expand_as only look at their second operand.
-  const std::string name = node->kind().toUnqualString();
-  if (node->kind().is_aten() && (name == "type_as" || name == "expand_as" ||
-                                 name == "view_as" || name == "reshape_as"))
+  if (keepsFirstOperandOnly(node))
     related = {node->input(0), node->output()};
   Value* first = nullptr;
   for (Value* value : related) {
