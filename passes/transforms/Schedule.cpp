@@ -34,10 +34,10 @@ using namespace torch::jit;
 
 bool isViewOperator(const Node* node) {
   static const std::set<std::string> names = {
-      "view",      "reshape",   "flatten",  "unflatten", "permute",
-      "transpose", "t",         "select",   "slice",     "narrow",
-      "unsqueeze", "squeeze",   "expand",   "expand_as", "view_as",
-      "swapaxes",  "movedim",   "detach",   "reshape_as"};
+      "view",      "reshape", "flatten", "unflatten", "permute",
+      "transpose", "t",       "select",  "slice",     "narrow",
+      "unsqueeze", "squeeze", "expand",  "expand_as", "view_as",
+      "swapaxes",  "movedim", "detach",  "reshape_as"};
   return node->kind().is_aten() && names.count(node->kind().toUnqualString()) &&
          !node->inputs().empty() &&
          node->input(0)->type()->isSubtypeOf(*c10::TensorType::get());
@@ -118,9 +118,9 @@ private:
     if (!node->blocks().empty() || node->kind() == prim::Constant ||
         node->kind() == prim::GetAttr)
       return false;
-    const bool isNumber =
-        std::none_of(node->outputs().begin(), node->outputs().end(),
-                     [](const Value* out) { return mayHoldTensor(out->type()); });
+    const bool isNumber = std::none_of(
+        node->outputs().begin(), node->outputs().end(),
+        [](const Value* out) { return mayHoldTensor(out->type()); });
     const bool isKnown = node->kind() == prim::ListConstruct ||
                          node->kind() == prim::ListUnpack ||
                          node->maybeSchema();
@@ -130,11 +130,10 @@ private:
     if (!isNumber && !isViewOperator(node) && !isSplit(node) &&
         !isPieceUnpack(node) && !isSideOutput(node))
       return false;
-    return std::none_of(node->inputs().begin(), node->inputs().end(),
-                        [&](Value* in) {
-                          return mayHoldTensor(in->type()) &&
-                                 groups_.isWritten(in);
-                        });
+    return std::none_of(
+        node->inputs().begin(), node->inputs().end(), [&](Value* in) {
+          return mayHoldTensor(in->type()) && groups_.isWritten(in);
+        });
   }
 
   static bool isPieceUnpack(const Node* node) {
@@ -142,8 +141,8 @@ private:
   }
 
   bool isSideOutput(const Node* node) {
-    const bool isReduction = node->kind() == aten::sum ||
-                             node->kind() == aten::mean;
+    const bool isReduction =
+        node->kind() == aten::sum || node->kind() == aten::mean;
     const bool isSum = node->kind() == aten::add || node->kind() == aten::sub ||
                        node->kind() == aten::neg;
     const bool isSide =

@@ -6,7 +6,8 @@ namespace {
 using namespace inv::opt::testing;
 
 /// Canonicalizes a copy and checks that it computes the same bits.
-GraphPtr canonical(const GraphPtr& graph, const std::vector<at::Tensor>& inputs) {
+GraphPtr canonical(const GraphPtr& graph,
+                   const std::vector<at::Tensor>& inputs) {
   auto copy = graph->copy();
   runPass(canonicalize, copy);
   expectSame(graph, copy, inputs);

@@ -79,9 +79,9 @@ inline torch::jit::Node* first(const GraphPtr& graph, const std::string& kind) {
 
 /// Outputs (a tuple's elements), then the gradients of the inputs that are
 /// floating-point tensors.
-inline std::vector<at::Tensor> evaluate(const GraphPtr& graph,
-                                        const std::vector<at::Tensor>& inputs,
-                                        const torch::jit::Module* self = nullptr) {
+inline std::vector<at::Tensor>
+evaluate(const GraphPtr& graph, const std::vector<at::Tensor>& inputs,
+         const torch::jit::Module* self = nullptr) {
   torch::jit::Stack stack;
   if (self)
     stack.emplace_back(self->_ivalue());
@@ -131,10 +131,9 @@ inline void expectSame(const GraphPtr& a, const GraphPtr& b,
   const auto x = evaluate(a, inputs, self), y = evaluate(b, inputs, self);
   ASSERT_EQ(x.size(), y.size());
   for (size_t i = 0; i < x.size(); ++i)
-    EXPECT_TRUE(at::equal(x[i], y[i]))
-        << "value " << i << " of\n"
-        << a->toString(false) << "and\n"
-        << b->toString(false);
+    EXPECT_TRUE(at::equal(x[i], y[i])) << "value " << i << " of\n"
+                                       << a->toString(false) << "and\n"
+                                       << b->toString(false);
 }
 
 } // namespace inv::opt::testing

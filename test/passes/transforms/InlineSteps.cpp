@@ -17,10 +17,10 @@ struct Rewritten {
 
 /// A root module with one step of the source given, registered as
 /// `inv_step_0`, and a graph that calls it.
-Rewritten rewritten(const std::string& source,
-                    const std::vector<std::pair<std::string, c10::IValue>>&
-                        constants,
-                    const std::string& body) {
+Rewritten
+rewritten(const std::string& source,
+          const std::vector<std::pair<std::string, c10::IValue>>& constants,
+          const std::string& body) {
   Rewritten made;
   Module step("__torch__.inv.Step_0", made.root._ivalue()->compilation_unit());
   for (const auto& [name, value] : constants)

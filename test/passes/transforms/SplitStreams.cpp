@@ -95,10 +95,9 @@ TEST(SplitStreams, TensorSplitByIndicesAndBySections) {
                                     kSum),
                            inputs(3, 5));
   EXPECT_EQ(count(indices, abi::kResplit), 1);
-  auto sections =
-      splitCopy(boundary("  %l : Tensor[] = aten::tensor_split(%c, %n, %d)",
-                         kSum),
-                inputs(4, 4));
+  auto sections = splitCopy(
+      boundary("  %l : Tensor[] = aten::tensor_split(%c, %n, %d)", kSum),
+      inputs(4, 4));
   EXPECT_EQ(count(sections, abi::kResplit), 1);
 }
 
@@ -187,11 +186,12 @@ GraphPtr expression(const std::string& text) {
 
 TEST_P(Insensitive, GivesTheSameBits) {
   auto graph = expression(GetParam());
-  EXPECT_FALSE(hasSensitiveReader(graph->inputs()[0]))
-      << "is not in the table";
+  EXPECT_FALSE(hasSensitiveReader(graph->inputs()[0])) << "is not in the table";
   for (auto dtype : {at::kFloat, at::kDouble})
-    for (auto sizes : {std::vector<int64_t>{2, 8, 5, 5}, {3, 6, 7, 9},
-                       {2, 64, 4, 4}, {1, 34, 13, 11}})
+    for (auto sizes : {std::vector<int64_t>{2, 8, 5, 5},
+                       {3, 6, 7, 9},
+                       {2, 64, 4, 4},
+                       {1, 34, 13, 11}})
       for (int64_t first : {int64_t{1}, sizes[1] / 2, sizes[1] - 3}) {
         at::manual_seed(11);
         const auto options = at::TensorOptions().dtype(dtype);
@@ -209,8 +209,8 @@ TEST_P(Insensitive, GivesTheSameBits) {
             torch::jit::InterpreterState(code).run(stack);
             results.push_back(stack[0].toTensor());
           }
-          EXPECT_TRUE(at::equal(results[0].nan_to_num(),
-                                results[1].nan_to_num()));
+          EXPECT_TRUE(
+              at::equal(results[0].nan_to_num(), results[1].nan_to_num()));
           EXPECT_EQ(results[0].strides(), results[1].strides());
         }
       }
