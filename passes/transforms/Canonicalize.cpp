@@ -22,9 +22,9 @@
 //
 // Left alone: control flow (blocks are entered, never changed in shape), calls
 // of annotated modules, and the spellings of a linear layer. addmm(b, x, w.t())
-// and matmul(x, w.t()) + b are not turned into aten::linear: in float64 the last
-// bit of `matmul + b` differs (measured: 31 outputs), and the analysis matches
-// the spellings as they are.
+// and matmul(x, w.t()) + b are not turned into aten::linear: in float64 the
+// last bit of `matmul + b` differs (measured: 31 outputs), and the analysis
+// matches the spellings as they are.
 #include "passes/Passes.h"
 
 #include "passes/transforms/FoldSizes.h"

@@ -33,9 +33,8 @@ using namespace torch::jit;
 namespace {
 
 bool isWritten(const Value* value) {
-  return std::any_of(
-      value->uses().begin(), value->uses().end(),
-      [](const Use& use) { return writesOperand(use.user); });
+  return std::any_of(value->uses().begin(), value->uses().end(),
+                     [](const Use& use) { return writesOperand(use.user); });
 }
 
 /// The integer operator that does what `node` does on tensors.

@@ -37,11 +37,11 @@
 #include "passes/transforms/GraphUtil.h"
 #include "passes/transforms/StorageGroups.h"
 
-#include <memory>
 #include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace inv::opt {
@@ -62,13 +62,20 @@ struct Replacement {
 
 std::optional<Replacement> replacementFor(const Node* node) {
   static const std::unordered_map<std::string, const char*> unary = {
-      {"relu_", "relu"},           {"relu6_", "relu6"},
-      {"sigmoid_", "sigmoid"},     {"tanh_", "tanh"},
-      {"hardtanh_", "hardtanh"},   {"hardswish_", "hardswish"},
-      {"leaky_relu_", "leaky_relu"}, {"hardsigmoid_", "hardsigmoid"},
-      {"silu_", "silu"},           {"clamp_", "clamp"},
-      {"clamp_min_", "clamp_min"}, {"clamp_max_", "clamp_max"},
-      {"neg_", "neg"},             {"abs_", "abs"},
+      {"relu_", "relu"},
+      {"relu6_", "relu6"},
+      {"sigmoid_", "sigmoid"},
+      {"tanh_", "tanh"},
+      {"hardtanh_", "hardtanh"},
+      {"hardswish_", "hardswish"},
+      {"leaky_relu_", "leaky_relu"},
+      {"hardsigmoid_", "hardsigmoid"},
+      {"silu_", "silu"},
+      {"clamp_", "clamp"},
+      {"clamp_min_", "clamp_min"},
+      {"clamp_max_", "clamp_max"},
+      {"neg_", "neg"},
+      {"abs_", "abs"},
       {"sqrt_", "sqrt"}};
   static const std::unordered_map<std::string, const char*> binary = {
       {"add_", "add"}, {"sub_", "sub"}, {"mul_", "mul"}, {"div_", "div"}};
@@ -104,13 +111,44 @@ std::optional<Replacement> replacementFor(const Node* node) {
 /// Operators that keep none of their operands for backward. (Sizes, dtypes and
 /// masks may be kept.)
 bool savesNoOperand(const Node* node) {
-  static const std::set<std::string> names = {
-      "add", "sub", "rsub", "neg", "cat", "stack", "size", "dim", "sum", "mean",
-      "chunk", "split", "split_with_sizes", "tensor_split", "slice", "select",
-      "view", "reshape", "flatten", "permute", "transpose", "t", "unsqueeze",
-      "squeeze", "expand", "expand_as", "type_as", "to", "contiguous", "clone",
-      "detach", "dropout", "zeros_like", "ones_like", "empty_like", "full_like",
-      "numel", "len"};
+  static const std::set<std::string> names = {"add",
+                                              "sub",
+                                              "rsub",
+                                              "neg",
+                                              "cat",
+                                              "stack",
+                                              "size",
+                                              "dim",
+                                              "sum",
+                                              "mean",
+                                              "chunk",
+                                              "split",
+                                              "split_with_sizes",
+                                              "tensor_split",
+                                              "slice",
+                                              "select",
+                                              "view",
+                                              "reshape",
+                                              "flatten",
+                                              "permute",
+                                              "transpose",
+                                              "t",
+                                              "unsqueeze",
+                                              "squeeze",
+                                              "expand",
+                                              "expand_as",
+                                              "type_as",
+                                              "to",
+                                              "contiguous",
+                                              "clone",
+                                              "detach",
+                                              "dropout",
+                                              "zeros_like",
+                                              "ones_like",
+                                              "empty_like",
+                                              "full_like",
+                                              "numel",
+                                              "len"};
   if (node->kind() == prim::ListConstruct || node->kind() == prim::ListUnpack ||
       node->kind() == prim::dtype || node->kind() == prim::device)
     return true;
@@ -119,16 +157,59 @@ bool savesNoOperand(const Node* node) {
 
 /// Operators that keep none of their outputs for backward.
 bool savesNoOutput(const Node* node) {
-  static const std::set<std::string> names = {
-      "add", "sub", "rsub", "mul", "div", "neg", "abs", "cat", "stack", "clone",
-      "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "_convolution",
-      "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-      "conv_transpose3d", "convolution", "batch_norm", "layer_norm",
-      "group_norm", "instance_norm", "avg_pool2d", "adaptive_avg_pool2d",
-      "max_pool1d", "max_pool2d", "embedding", "gelu", "silu", "hardswish",
-      "where", "masked_fill", "clamp", "clamp_min", "clamp_max", "zeros",
-      "ones", "full", "empty", "rand", "randn", "zeros_like", "ones_like",
-      "full_like", "empty_like", "rand_like", "randn_like"};
+  static const std::set<std::string> names = {"add",
+                                              "sub",
+                                              "rsub",
+                                              "mul",
+                                              "div",
+                                              "neg",
+                                              "abs",
+                                              "cat",
+                                              "stack",
+                                              "clone",
+                                              "linear",
+                                              "addmm",
+                                              "mm",
+                                              "bmm",
+                                              "baddbmm",
+                                              "matmul",
+                                              "_convolution",
+                                              "conv1d",
+                                              "conv2d",
+                                              "conv3d",
+                                              "conv_transpose1d",
+                                              "conv_transpose2d",
+                                              "conv_transpose3d",
+                                              "convolution",
+                                              "batch_norm",
+                                              "layer_norm",
+                                              "group_norm",
+                                              "instance_norm",
+                                              "avg_pool2d",
+                                              "adaptive_avg_pool2d",
+                                              "max_pool1d",
+                                              "max_pool2d",
+                                              "embedding",
+                                              "gelu",
+                                              "silu",
+                                              "hardswish",
+                                              "where",
+                                              "masked_fill",
+                                              "clamp",
+                                              "clamp_min",
+                                              "clamp_max",
+                                              "zeros",
+                                              "ones",
+                                              "full",
+                                              "empty",
+                                              "rand",
+                                              "randn",
+                                              "zeros_like",
+                                              "ones_like",
+                                              "full_like",
+                                              "empty_like",
+                                              "rand_like",
+                                              "randn_like"};
   return node->kind().is_aten() && names.count(node->kind().toUnqualString());
 }
 
@@ -172,6 +253,7 @@ bool isLegal(Node* write, const StorageGroups& groups) {
   // x.add_(x): the operand is read as it is written.
   for (size_t i = 1; i < write->inputs().size(); ++i)
     if (mayHoldTensor(write->input(i)->type()) &&
+        groups.knows(write->input(i)) &&
         groups.mayShare(target, write->input(i)))
       return false;
   for (Value* member : groups.members(target)) {
@@ -206,22 +288,35 @@ void replace(Node* write, const Replacement& with) {
 
 } // namespace
 
+/// One round: at most one write per group of storage, since the snapshot of the
+/// groups is no longer true for a group in which a write was replaced. Returns
+/// whether something was.
+static bool replaceSome(Graph& graph, std::vector<Node*>& writes) {
+  const StorageGroups groups(graph);
+  std::set<const std::vector<Value*>*> changed;
+  std::vector<Node*> left;
+  for (Node* write : writes) {
+    // The result of a write is in the group of what it writes.
+    const auto* group = &groups.members(write->output());
+    if (changed.count(group)) {
+      left.push_back(write);
+    } else if (isLegal(write, groups)) {
+      replace(write, *replacementFor(write));
+      changed.insert(group);
+    }
+  }
+  writes = std::move(left);
+  return !changed.empty();
+}
+
 bool functionalize(Graph& graph) {
-  bool changed = false;
   std::vector<Node*> writes;
   for (Node* node : allNodes(graph.block()))
     if (writesOperand(node) && replacementFor(node))
       writes.push_back(node);
-  if (writes.empty())
-    return false;
-  auto groups = std::make_unique<StorageGroups>(graph);
-  for (Node* write : writes) {
-    if (!isLegal(write, *groups))
-      continue;
-    replace(write, *replacementFor(write));
-    groups = std::make_unique<StorageGroups>(graph);
+  bool changed = false;
+  while (!writes.empty() && replaceSome(graph, writes))
     changed = true;
-  }
   if (changed)
     removeDeadNodes(graph);
   return changed;

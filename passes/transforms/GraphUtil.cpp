@@ -178,22 +178,23 @@ void replaceValue(Value* from, Value* to) {
   from->replaceAllUsesWith(to);
 }
 
-static bool isRemovable(Node* node) {
-  if (node->hasUses() || node->kind() == prim::Return ||
-      node->kind() == prim::Param)
-    return false;
-  if (node->kind() == prim::Loop || node->hasSideEffects() ||
-      writesOperand(node) || updatesStatistics(node) ||
-      node->isNondeterministic())
-    return false;
+/// Whether the node does anything beside computing its outputs, blocks aside.
+/// A node without outputs (SetAttr among them) is there for what it does.
+static bool hasEffect(Node* node) {
+  if (node->outputs().empty() || node->kind() == prim::Loop ||
+      node->hasSideEffects() || writesOperand(node) ||
+      updatesStatistics(node) || node->isNondeterministic())
+    return true;
   // An operator that is not known may do anything.
-  if (!node->kind().is_prim() && !node->maybeSchema())
+  return !node->kind().is_prim() && !node->maybeSchema();
+}
+
+static bool isRemovable(Node* node) {
+  if (node->hasUses() || hasEffect(node))
     return false;
   for (Block* block : node->blocks())
-    for (Node* inner : block->nodes())
-      if (inner->hasSideEffects() || writesOperand(inner) ||
-          updatesStatistics(inner) || inner->isNondeterministic() ||
-          inner->kind() == prim::Loop)
+    for (Node* inner : allNodes(block))
+      if (hasEffect(inner))
         return false;
   return true;
 }

@@ -205,10 +205,9 @@ void handOver(Node* node, const Values& results) {
     if (unpack->kind() != prim::ListUnpack)
       continue;
     if (unpack->outputs().size() != results.size())
-      malformed(node, "it gives " + std::to_string(results.size()) +
-                          " values, but " +
-                          std::to_string(unpack->outputs().size()) +
-                          " are read");
+      malformed(node,
+                "it gives " + std::to_string(results.size()) + " values, but " +
+                    std::to_string(unpack->outputs().size()) + " are read");
     for (size_t i = 0; i < results.size(); ++i)
       replaceValue(unpack->output(i), results[i]);
     unpack->destroy();

@@ -148,7 +148,8 @@ bool join(const Key& key, const Slices& slices) {
   for (size_t i = 0; i + 1 < cover.size(); ++i)
     bounds.push_back(cover[i].end.value);
   Graph* graph = place->owningGraph();
-  Node* at = graph->createList(c10::IntType::get(), bounds)->insertBefore(place);
+  Node* at =
+      graph->createList(c10::IntType::get(), bounds)->insertBefore(place);
   at->setSourceRange(place->sourceRange());
   Node* split =
       createLike(place, c10::Symbol::fromQualString("aten::tensor_split"),

@@ -20,8 +20,8 @@
 // linear differs, and dtypes are not known when compiling: it is not here).
 //
 // The table is what test/passes/transforms/LayoutSensitivity.cpp tests, entry
-// by entry. An operator that is not in it is taken to be sensitive: the price is
-// one transient copy.
+// by entry. An operator that is not in it is taken to be sensitive: the price
+// is one transient copy.
 #include "passes/transforms/LayoutSensitivity.h"
 
 #include "passes/transforms/GraphUtil.h"
@@ -38,9 +38,18 @@ using namespace torch::jit;
 
 /// Reads no element, or copies elements only.
 static bool readsNoValue(const std::string& name) {
-  static const std::set<std::string> names = {
-      "size", "dim", "numel", "len", "is_floating_point", "zeros_like",
-      "ones_like", "cat", "stack", "clone", "contiguous", "constant_pad_nd"};
+  static const std::set<std::string> names = {"size",
+                                              "dim",
+                                              "numel",
+                                              "len",
+                                              "is_floating_point",
+                                              "zeros_like",
+                                              "ones_like",
+                                              "cat",
+                                              "stack",
+                                              "clone",
+                                              "contiguous",
+                                              "constant_pad_nd"};
   return names.count(name) != 0;
 }
 
@@ -50,8 +59,8 @@ static bool isInsensitiveKernel(const std::string& name) {
       "mul", "div", "neg", "abs", "relu", "relu6", "leaky_relu", "hardtanh",
       "hardswish", "hardsigmoid", "clamp", "clamp_min", "clamp_max", "sqrt",
       "reciprocal", "square", "sign", "floor", "maximum", "minimum", "where",
-      "masked_fill", "exp", "expm1", "log", "log1p", "tanh", "sin", "cos",
-      "eq", "ne", "lt", "le", "gt", "ge",
+      "masked_fill", "exp", "expm1", "log", "log1p", "tanh", "sin", "cos", "eq",
+      "ne", "lt", "le", "gt", "ge",
       // Operands made contiguous, or read row by row.
       "_convolution", "conv1d", "conv2d", "conv3d", "layer_norm", "group_norm",
       "softmax", "log_softmax", "max_pool2d", "avg_pool2d",
@@ -76,24 +85,22 @@ static bool isSmallPower(const Node* node) {
 
 LayoutUse layoutUse(const Use& use) {
   const Node* node = use.user;
-  if (node->kind() == prim::ListUnpack)
+  if (node->kind() == prim::ListUnpack || node->kind() == prim::ListConstruct ||
+      node->kind() == prim::TupleConstruct)
     return LayoutUse::View;
   if (node->kind() == prim::Return)
     return node->owningBlock()->owningNode() ? LayoutUse::Sensitive
                                              : LayoutUse::Insensitive;
   if (node->kind() == prim::dtype || node->kind() == prim::device)
     return LayoutUse::Insensitive;
-  if (node->kind() == prim::ListConstruct)
-    return LayoutUse::View;
   if (node->kind() == c10::Symbol::fromQualString("inv::resplit"))
     return LayoutUse::Insensitive;
   if (!node->kind().is_aten())
     return LayoutUse::Sensitive;
   const std::string name = node->kind().toUnqualString();
-  const bool secondOfLike =
-      (name == "type_as" || name == "expand_as" || name == "view_as" ||
-       name == "reshape_as") &&
-      use.offset == 1;
+  const bool secondOfLike = (name == "type_as" || name == "expand_as" ||
+                             name == "view_as" || name == "reshape_as") &&
+                            use.offset == 1;
   if (secondOfLike || readsNoValue(name) || isInsensitiveKernel(name) ||
       isPlainSum(node) || isSmallPower(node))
     return LayoutUse::Insensitive;

@@ -10,7 +10,8 @@
 //
 //   %l = aten::chunk(%x, %2, %d)
 //   %a = aten::__getitem__(%l, %0)
-//   %b = aten::__getitem__(%l, %1)           ==>   %a, %b = prim::ListUnpack(%l)
+//   %b = aten::__getitem__(%l, %1)           ==>   %a, %b =
+//   prim::ListUnpack(%l)
 //
 // Why it is sound. A list of tensors is replaced only if no reader can write it
 // (append, __setitem__, or handing it on). ListUnpack throws unless the list

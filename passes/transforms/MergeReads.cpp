@@ -44,9 +44,9 @@ class Merger {
 public:
   explicit Merger(Graph& graph) : graph_(graph) {
     static const std::set<std::string> geometry = {
-        "squeeze_", "unsqueeze_",  "resize_",   "resize_as_", "t_",
-        "set_",     "transpose_",  "swapaxes_", "swapdims_",  "as_strided_",
-        "detach_",  "swap_axes_",  "moveaxis_", "movedim_",   "set_data"};
+        "squeeze_", "unsqueeze_", "resize_",   "resize_as_", "t_",
+        "set_",     "transpose_", "swapaxes_", "swapdims_",  "as_strided_",
+        "detach_",  "swap_axes_", "moveaxis_", "movedim_",   "set_data"};
     for (Node* node : allNodes(graph.block())) {
       if (node->kind() == prim::SetAttr)
         written_.insert(node->s(attr::name));
@@ -119,15 +119,15 @@ private:
         schema->is_mutable() || node->hasAttributes())
       return false;
     // Of numbers only: no list or tensor could have changed in between.
-    return std::all_of(
-        node->inputs().begin(), node->inputs().end(), [](Value* input) {
-          const auto kind = input->type()->kind();
-          return kind == c10::TypeKind::IntType ||
-                 kind == c10::TypeKind::FloatType ||
-                 kind == c10::TypeKind::BoolType ||
-                 kind == c10::TypeKind::NumberType ||
-                 kind == c10::TypeKind::NoneType;
-        });
+    return std::all_of(node->inputs().begin(), node->inputs().end(),
+                       [](Value* input) {
+                         const auto kind = input->type()->kind();
+                         return kind == c10::TypeKind::IntType ||
+                                kind == c10::TypeKind::FloatType ||
+                                kind == c10::TypeKind::BoolType ||
+                                kind == c10::TypeKind::NumberType ||
+                                kind == c10::TypeKind::NoneType;
+                       });
   }
 
   static std::string constantKey(Node* node) {

@@ -8,7 +8,8 @@
 //
 // Why it is sound. Each of these returns a tensor of the same values, sizes,
 // strides and address (dropout and contiguous the very tensor), so neither the
-// values nor the code that ATen picks for a reader change, nor do the gradients.
+// values nor the code that ATen picks for a reader change, nor do the
+// gradients.
 //
 // Left alone: `contiguous` and `clone` of anything else. They change strides,
 // and with them the last bits of some readers; the analysis treats them as
@@ -20,6 +21,7 @@
 
 #include <algorithm>
 #include <set>
+#include <vector>
 
 namespace inv::opt {
 
@@ -97,8 +99,8 @@ bool mergeSlices(Node* node) {
   WithInsertPoint guard(node);
   Graph* graph = node->owningGraph();
   node->replaceInput(2, graph->insertConstant(shifted(inner->start)));
-  node->replaceInput(3, graph->insertConstant(
-                            std::min(shifted(inner->end), outer->end)));
+  node->replaceInput(
+      3, graph->insertConstant(std::min(shifted(inner->end), outer->end)));
   node->replaceInput(0, node->input(0)->node()->input(0));
   return true;
 }
@@ -107,6 +109,7 @@ bool mergeSlices(Node* node) {
 
 bool removeIdentities(Graph& graph) {
   bool changed = false;
+  std::vector<Node*> gone;
   for (Node* node : allNodes(graph.block())) {
     if (node->outputs().size() != 1)
       continue;
@@ -114,9 +117,13 @@ bool removeIdentities(Graph& graph) {
       changed = true;
     if (Value* same = identityOf(node)) {
       node->output()->replaceAllUsesWith(same);
+      gone.push_back(node);
       changed = true;
     }
   }
+  // Not left to removeDeadNodes, which takes a dropout to draw numbers.
+  for (Node* node : gone)
+    node->destroy();
   if (changed)
     removeDeadNodes(graph);
   return changed;

@@ -34,10 +34,10 @@ using namespace torch::jit;
 
 bool isViewOperator(const Node* node) {
   static const std::set<std::string> names = {
-      "view",      "reshape",   "flatten",  "unflatten", "permute",
-      "transpose", "t",         "select",   "slice",     "narrow",
-      "unsqueeze", "squeeze",   "expand",   "expand_as", "view_as",
-      "swapaxes",  "movedim",   "detach",   "reshape_as"};
+      "view",      "reshape", "flatten", "unflatten", "permute",
+      "transpose", "t",       "select",  "slice",     "narrow",
+      "unsqueeze", "squeeze", "expand",  "expand_as", "view_as",
+      "swapaxes",  "movedim", "detach",  "reshape_as"};
   return node->kind().is_aten() && names.count(node->kind().toUnqualString()) &&
          !node->inputs().empty() &&
          node->input(0)->type()->isSubtypeOf(*c10::TensorType::get());
@@ -67,21 +67,26 @@ private:
         place(node, top);
         top = node;
       }
-    // Behind which node the next one with the same last operand goes.
-    std::unordered_map<Node*, Node*> behind;
+    // What was put behind a node, directly: a tree, laid out in preorder.
+    std::unordered_map<Node*, Node*> lastChild;
     for (Node* node : order) {
       if (!isMovable(node))
         continue;
-      Node* last = lastOperand(node);
-      if (!last)
+      Node* operand = lastOperand(node);
+      if (!operand)
         continue;
-      Node*& previous = behind.try_emplace(last, last).first->second;
-      place(node, previous);
-      previous = node;
+      Node* tail = operand;
+      for (auto child = lastChild.find(tail); child != lastChild.end();
+           child = lastChild.find(tail))
+        tail = child->second;
+      place(node, tail);
+      lastChild[operand] = node;
     }
+    changed_ |= !std::equal(order.begin(), order.end(), block->nodes().begin(),
+                            block->nodes().end());
   }
 
-  void place(Node* node, Node* behind) {
+  static void place(Node* node, Node* behind) {
     const bool isThere = behind->kind() == prim::Param
                              ? *node->owningBlock()->nodes().begin() == node
                              : node->prev() == behind;
@@ -91,7 +96,6 @@ private:
       node->moveBefore(*node->owningBlock()->nodes().begin());
     else
       node->moveAfter(behind);
-    changed_ = true;
   }
 
   /// The operand's node that comes last in the node's block; null where all
@@ -114,9 +118,9 @@ private:
     if (!node->blocks().empty() || node->kind() == prim::Constant ||
         node->kind() == prim::GetAttr)
       return false;
-    const bool isNumber =
-        std::none_of(node->outputs().begin(), node->outputs().end(),
-                     [](const Value* out) { return mayHoldTensor(out->type()); });
+    const bool isNumber = std::none_of(
+        node->outputs().begin(), node->outputs().end(),
+        [](const Value* out) { return mayHoldTensor(out->type()); });
     const bool isKnown = node->kind() == prim::ListConstruct ||
                          node->kind() == prim::ListUnpack ||
                          node->maybeSchema();
@@ -126,11 +130,10 @@ private:
     if (!isNumber && !isViewOperator(node) && !isSplit(node) &&
         !isPieceUnpack(node) && !isSideOutput(node))
       return false;
-    return std::none_of(node->inputs().begin(), node->inputs().end(),
-                        [&](Value* in) {
-                          return mayHoldTensor(in->type()) &&
-                                 groups_.isWritten(in);
-                        });
+    return std::none_of(
+        node->inputs().begin(), node->inputs().end(), [&](Value* in) {
+          return mayHoldTensor(in->type()) && groups_.isWritten(in);
+        });
   }
 
   static bool isPieceUnpack(const Node* node) {
@@ -138,8 +141,8 @@ private:
   }
 
   bool isSideOutput(const Node* node) {
-    const bool isReduction = node->kind() == aten::sum ||
-                             node->kind() == aten::mean;
+    const bool isReduction =
+        node->kind() == aten::sum || node->kind() == aten::mean;
     const bool isSum = node->kind() == aten::add || node->kind() == aten::sub ||
                        node->kind() == aten::neg;
     const bool isSide =

@@ -7,12 +7,13 @@
 // that the halves are the states of a chain. The pair becomes one operator that
 // hands the halves on:
 //
-//   %l1 = prim::ListConstruct(%y1, %y2)       %l1 = prim::ListConstruct(%y1, %y2)
-//   %c = aten::cat(%l1, %1)                   %l2 = inv::resplit(%l1, %1,
+//   %l1 = prim::ListConstruct(%y1, %y2)       %l1 = prim::ListConstruct(%y1,
+//   %y2) %c = aten::cat(%l1, %1)                   %l2 = inv::resplit(%l1, %1,
 //   %l2 = aten::chunk(%c, %2, %1)                     "chunk", [%2], %1)
 //   %a, %b = prim::ListUnpack(%l2)       ==>  %a, %b = prim::ListUnpack(%l2)
 //   %f = aten::conv2d(%b, ...)                %f = aten::conv2d(%b, ...)
-//   %g = aten::gelu(%b)                       %p = inv::as_piece(%b, %1, %n, %m)
+//   %g = aten::gelu(%b)                       %p = inv::as_piece(%b, %1, %n,
+//   %m)
 //                                             %g = aten::gelu(%p)
 //
 // Why it is sound. inv::resplit is defined as split(cat(parts)), whatever the
@@ -136,16 +137,15 @@ void restoreStrides(Node* unpack, Value* dim) {
   std::vector<Value*> offsets{graph->insertConstant(int64_t{0})};
   for (Value* piece : unpack->outputs()) {
     Value* size = sizeOf(unpack, piece, dim);
-    offsets.push_back(offsets.size() == 1 ? size
-                                          : sumOf(unpack, offsets.back(), size));
+    offsets.push_back(
+        offsets.size() == 1 ? size : sumOf(unpack, offsets.back(), size));
   }
   for (size_t i = 0; i < readers.size(); ++i) {
     if (readers[i].empty())
       continue;
     Value* piece = unpack->output(i);
-    Node* made =
-        createLike(unpack, c10::Symbol::fromQualString(abi::kAsPiece),
-                   {piece, dim, offsets[i], offsets.back()});
+    Node* made = createLike(unpack, c10::Symbol::fromQualString(abi::kAsPiece),
+                            {piece, dim, offsets[i], offsets.back()});
     made->output()->setType(piece->type());
     graph->insertNode(made);
     for (const Use& use : readers[i])
@@ -161,9 +161,10 @@ void cancel(const Pair& pair) {
     args = graph->insertNode(graph->createList(c10::IntType::get(), {args}))
                ->output();
   Value* how = graph->insertConstant(pair.how);
-  Node* resplit = createLike(
-      pair.split, c10::Symbol::fromQualString(abi::kResplit),
-      {pair.cat->input(0), pair.cat->input(1), how, args, pair.split->input(2)});
+  Node* resplit =
+      createLike(pair.split, c10::Symbol::fromQualString(abi::kResplit),
+                 {pair.cat->input(0), pair.cat->input(1), how, args,
+                  pair.split->input(2)});
   resplit->output()->setType(c10::ListType::ofTensors());
   graph->insertNode(resplit);
   pair.split->output()->replaceAllUsesWith(resplit->output());
@@ -178,6 +179,8 @@ bool splitStreams(PassContext& ctx) {
   for (Node* node : allNodes(graph.block()))
     if (auto pair = matchPair(node, groups))
       pairs.push_back(*pair);
+  if (pairs.empty())
+    return false;
   for (const Pair& pair : pairs)
     cancel(pair);
   // Only now is every reader what it will be: the parts of a pair are often
@@ -186,7 +189,7 @@ bool splitStreams(PassContext& ctx) {
     for (const Pair& pair : pairs)
       restoreStrides(pair.unpack, pair.split->input(2));
   removeDeadNodes(graph);
-  return !pairs.empty();
+  return true;
 }
 
 } // namespace inv::opt

@@ -14,24 +14,111 @@ bool makesNewStorage(const Node* node) {
   // Checked against ATen: none of these returns an operand or a view of one,
   // whatever its other operands are, and its output is non-overlapping and
   // dense (operators that follow an operand's strides follow their order only).
-  static const std::set<std::string> names = {
-      "add", "sub", "rsub", "mul", "div", "pow", "neg", "abs", "exp", "log",
-      "sqrt", "rsqrt", "sin", "cos", "erf", "reciprocal", "square", "sign",
-      "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "where", "lerp",
-      "masked_fill", "cumsum",
-      "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "elu",
-      "selu", "celu", "mish", "softplus", "hardtanh", "hardswish",
-      "hardsigmoid", "log_sigmoid", "softmax", "log_softmax",
-      "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "_convolution",
-      "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-      "conv_transpose3d", "convolution",
-      "batch_norm", "layer_norm", "group_norm", "instance_norm",
-      "max_pool1d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
-      "embedding", "cat", "stack", "clone",
-      "zeros", "ones", "full", "empty", "rand", "randn", "zeros_like",
-      "ones_like", "full_like", "empty_like", "rand_like", "randn_like",
-      "arange", "eq", "ne", "lt", "le", "gt", "ge"};
+  static const std::set<std::string> names = {"add",
+                                              "sub",
+                                              "rsub",
+                                              "mul",
+                                              "div",
+                                              "pow",
+                                              "neg",
+                                              "abs",
+                                              "exp",
+                                              "log",
+                                              "sqrt",
+                                              "rsqrt",
+                                              "sin",
+                                              "cos",
+                                              "erf",
+                                              "reciprocal",
+                                              "square",
+                                              "sign",
+                                              "clamp",
+                                              "clamp_min",
+                                              "clamp_max",
+                                              "maximum",
+                                              "minimum",
+                                              "where",
+                                              "lerp",
+                                              "masked_fill",
+                                              "cumsum",
+                                              "relu",
+                                              "relu6",
+                                              "leaky_relu",
+                                              "sigmoid",
+                                              "tanh",
+                                              "gelu",
+                                              "silu",
+                                              "elu",
+                                              "selu",
+                                              "celu",
+                                              "mish",
+                                              "softplus",
+                                              "hardtanh",
+                                              "hardswish",
+                                              "hardsigmoid",
+                                              "log_sigmoid",
+                                              "softmax",
+                                              "log_softmax",
+                                              "linear",
+                                              "addmm",
+                                              "mm",
+                                              "bmm",
+                                              "baddbmm",
+                                              "matmul",
+                                              "_convolution",
+                                              "conv1d",
+                                              "conv2d",
+                                              "conv3d",
+                                              "conv_transpose1d",
+                                              "conv_transpose2d",
+                                              "conv_transpose3d",
+                                              "convolution",
+                                              "batch_norm",
+                                              "layer_norm",
+                                              "group_norm",
+                                              "instance_norm",
+                                              "max_pool1d",
+                                              "max_pool2d",
+                                              "avg_pool2d",
+                                              "adaptive_avg_pool2d",
+                                              "embedding",
+                                              "cat",
+                                              "stack",
+                                              "clone",
+                                              "zeros",
+                                              "ones",
+                                              "full",
+                                              "empty",
+                                              "rand",
+                                              "randn",
+                                              "zeros_like",
+                                              "ones_like",
+                                              "full_like",
+                                              "empty_like",
+                                              "rand_like",
+                                              "randn_like",
+                                              "arange",
+                                              "eq",
+                                              "ne",
+                                              "lt",
+                                              "le",
+                                              "gt",
+                                              "ge"};
   return node->kind().is_aten() && names.count(node->kind().toUnqualString());
+}
+
+/// Whether the output may share storage with the first operand only: type_as
+/// and the like look at the other's type or shape, an in-place operator copies
+/// the other's values.
+static bool keepsFirstOperandOnly(const Node* node) {
+  static const std::set<std::string> names = {
+      "type_as",    "expand_as", "view_as", "reshape_as", "relu_",
+      "sigmoid_",   "tanh_",     "add_",    "sub_",       "mul_",
+      "div_",       "copy_",     "fill_",   "zero_",      "masked_fill_",
+      "index_put_", "clamp_",    "pow_",    "exp_",       "addcmul_",
+      "addcdiv_"};
+  return node->kind().is_aten() && node->outputs().size() == 1 &&
+         names.count(node->kind().toUnqualString());
 }
 
 StorageGroups::StorageGroups(Graph& graph) {
@@ -77,7 +164,8 @@ void StorageGroups::joinNode(Node* node) {
   }
   if (node->kind() == prim::SetAttr)
     attributes_.push_back(node->input(1));
-  if (const auto* schema = node->maybeSchema(); schema && schema->is_mutable()) {
+  if (const auto* schema = node->maybeSchema();
+      schema && schema->is_mutable()) {
     for (size_t i = 0; i < node->inputs().size(); ++i) {
       const auto* alias = i < schema->arguments().size()
                               ? schema->arguments()[i].alias_info()
@@ -99,10 +187,7 @@ void StorageGroups::joinNode(Node* node) {
     related.insert(related.end(), inner->outputs().begin(),
                    inner->outputs().end());
   }
-  // type_as and expand_as only look at their second operand.
-  const std::string name = node->kind().toUnqualString();
-  if (node->kind().is_aten() && (name == "type_as" || name == "expand_as" ||
-                                 name == "view_as" || name == "reshape_as"))
+  if (keepsFirstOperandOnly(node))
     related = {node->input(0), node->output()};
   Value* first = nullptr;
   for (Value* value : related) {

@@ -29,6 +29,11 @@ class StorageGroups {
 public:
   explicit StorageGroups(torch::jit::Graph& graph);
 
+  /// Whether the value was there when the snapshot was taken. A value made
+  /// since then is asked of nothing else here.
+  bool knows(torch::jit::Value* value) const {
+    return index_.count(value) != 0;
+  }
   bool mayShare(torch::jit::Value* a, torch::jit::Value* b) const;
   /// Whether the value may share storage with something that lives outside of
   /// the graph: an input, an attribute, a constant.
