@@ -50,13 +50,14 @@ defaultJobs() {
 
 # enterEnvironment: the tools of .deps come first, objects go to one ccache.
 enterEnvironment() {
+  unset PYTHONPATH PYTHONHOME
   export PATH="$root/.deps/bin:$PATH"
   export CCACHE_DIR=${CCACHE_DIR:-$cache/ccache}
-  # A wheel's folder serves Python too.
-  if [ -e "${INVOPT_TORCH_DIR:-}/__init__.py" ]; then
-    export PYTHONPATH="${INVOPT_TORCH_DIR%/torch}${PYTHONPATH:+:$PYTHONPATH}"
-  fi
 }
 
-# True where the environment's Python can import torch.
-havePythonTorch() { "$root/.deps/bin/python" -c 'import torch' 2>/dev/null; }
+# False where the user's own LibTorch brings no torch for Python. (Set-up tried
+# the one that it installed.)
+havePythonTorch() {
+  [ -z "${INVOPT_TORCH_DIR:-}" ] ||
+    "$root/.deps/bin/python" -c 'import torch' 2>/dev/null
+}

@@ -79,8 +79,8 @@ void compare(const std::string& originalPath,
   require(stepsIn(rewritten) > 0, "the rewritten model has no steps");
 
   Batch batch = makeBatch();
-  std::vector<double> a = train(original, batch, 20);
-  std::vector<double> b = train(rewritten, batch, 20);
+  std::vector<double> a = train(original, batch, 30);
+  std::vector<double> b = train(rewritten, batch, 30);
   std::printf("loss: %.6f -> %.6f, rewritten %.6f -> %.6f (%d steps)\n",
               a.front(), a.back(), b.front(), b.back(), stepsIn(rewritten));
   require(a.front() == b.front(), "the first losses differ");
