@@ -3,7 +3,7 @@
 import html
 import math
 
-WIDTH, HEIGHT = 720, 300
+WIDTH, HEIGHT = 560, 290
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 18, 44
 
 

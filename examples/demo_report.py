@@ -76,7 +76,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 80px; }
+main { max-width: 1180px; margin: 0 auto; padding: 40px 24px 80px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; text-wrap: balance; }
 h2 { font-size: 21px; margin: 52px 0 8px; }
 h3 { font-size: 16px; margin: 0 0 2px; }
@@ -86,13 +86,13 @@ p { max-width: 70ch; margin: 0 0 14px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 9px 12px; text-align: right; white-space: nowrap;
+th, td { padding: 9px 8px; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--rule); }
 th { font-weight: 500; color: var(--soft); font-size: 13px;
   vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td .soft { display: block; white-space: normal; min-width: 220px;
-  max-width: 300px; line-height: 1.35; font-size: 13px; }
+td .soft { display: block; white-space: normal; min-width: 200px;
+  max-width: 250px; line-height: 1.35; font-size: 13px; }
 td strong { color: var(--rewritten); }
 figure { margin: 0; padding: 16px; background: var(--panel);
   border-radius: 8px; }
