@@ -27,18 +27,21 @@ def evaluations(row):
 
 
 HEADINGS = ["model", "steps", "peak before", "peak after", "", "time",
-            "gradients f32", "f64", "evaluations", "accuracy", "rewritten"]
+            "gradients f32", "own", "f64", "evaluations", "accuracy", "rewritten"]
 
 
 def cells(model, row):
     """The row of the table, as text."""
     often = evaluations(row)
     error = row["gradient_error"]
+    own = error.get("original_to_float64")
     return [model.name, str(row["steps"]),
             size(row["original"]["peak_bytes"]),
             size(row["rewritten"]["peak_bytes"]),
             f"1/{row['peak_ratio']:.1f}", f"x {row['time_ratio']:.2f}",
-            f"{error['first']:.1e}", f"{error['float64']:.1e}",
+            f"{error['first']:.1e}",
+            f"{own:.1e}" if own is not None else "-",
+            f"{error['float64']:.1e}",
             "-" if often is None else f"{often:.3g}",
             f"{row['original']['accuracy']:.1%}",
             f"{row['rewritten']['accuracy']:.1%}"]
@@ -60,7 +63,8 @@ def table(rows):
              "forward and backward,",
              "rewritten over original. gradients: worst difference to the "
              "original's, relative to the",
-             "tensor's largest element. evaluations: of each conditioner (the "
+             "tensor's largest element; own: of the original's to a float64 "
+             "run. evaluations: of each conditioner (the "
              "networks F and G) per step."]
     return "\n".join(text)
 
@@ -145,8 +149,8 @@ def headline(rows):
 
 def html_table(rows):
     heads = ["model", "steps", "peak,<br>original", "peak,<br>rewritten",
-             "times<br>less", "step<br>time", "gradient error<br>float32",
-             "gradient error<br>float64", "evaluations<br>per step",
+             "times<br>less", "step<br>time", "gradient<br>error f32",
+             "original's<br>rounding f32", "gradient<br>error f64", "evaluations<br>per step",
              "accuracy,<br>original", "accuracy,<br>rewritten"]
     out = ["<div class=scroll><table><thead><tr>"]
     out += [f"<th>{head}</th>" for head in heads]
@@ -293,7 +297,9 @@ over the whole training, both models in turn, {html.escape(threads)} threads.
 Freed memory stays in the process, so that neither pays for page faults.</li>
 <li>Gradient error: largest difference of an element over the largest element
 of the original's gradient; the worst of all parameters, over the first three
-steps, scripted and traced.</li>
+steps, scripted and traced. Beside it, what rounding alone does to the original:
+the distance of its float32 gradients to those of a float64 run. Training makes
+small differences grow, in any two runs that round differently.</li>
 <li>Evaluations: how often a training step runs each network F or G, counted by
 the runtime. Plain training runs them once, and keeps what they computed.</li>
 <li>Both run their graphs as saved (TorchScript's profiling executor is off).</li>

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from conftest import FORMS, LIBRARY, MODELS
 
 BOTH = [(name, form) for name in MODELS for form in FORMS]
-# Relative; the linear layers and leaky ReLUs widen a rounding error a little.
-BOUNDS = {"float32": 1e-6, "float64": 1e-12}
-LINEAR_BOUNDS = {"float32": 1e-5, "float64": 1e-12}
+# Relative; about what rounding does to the original itself. The linear layers
+# and leaky ReLUs widen a rounding error a little.
+BOUNDS = {"float32": 5e-6, "float64": 1e-12}
+LINEAR_BOUNDS = {"float32": 2e-5, "float64": 1e-12}
 
 
 def bound(name, dtype):
