@@ -206,6 +206,7 @@ class Demo:
         (self.out / "results.json").write_text(json.dumps(
             {"models": {m.name: r for m, r in rows}, "chain": chain}, indent=1))
         page = demo_report.page(rows, chain, before, after, version,
+                                self.failures,
                                 quick=self.args.quick,
                                 threads=self.env["OMP_NUM_THREADS"])
         (self.out / "report.html").write_text(page, encoding="utf-8")

@@ -14,8 +14,9 @@ def read_remarks(path):
     return json.loads(path.read_text())["remarks"]
 
 
-def size(count):
-    divisor, unit = demo_charts.unit_of(count)
+def size(count, beside=None):
+    """Bytes in a unit that suits them, or suits the figure they stand beside."""
+    divisor, unit = demo_charts.unit_of(beside or count)
     return f"{count / divisor:.2f} {unit}"
 
 
@@ -37,7 +38,7 @@ def cells(model, row):
     own = error.get("original_to_float64")
     return [model.name, str(row["steps"]),
             size(row["original"]["peak_bytes"]),
-            size(row["rewritten"]["peak_bytes"]),
+            size(row["rewritten"]["peak_bytes"], row["original"]["peak_bytes"]),
             f"1/{row['peak_ratio']:.1f}", f"x {row['time_ratio']:.2f}",
             f"{error['first']:.1e}",
             f"{own:.1e}" if own is not None else "-",
@@ -64,8 +65,8 @@ def table(rows):
              "rewritten over original. gradients: worst difference to the "
              "original's, relative to the",
              "tensor's largest element; own: of the original's to a float64 "
-             "run. evaluations: of each conditioner (the "
-             "networks F and G) per step."]
+             "run. evaluations:",
+             "of each conditioner (the networks F and G) per training step."]
     return "\n".join(text)
 
 
@@ -144,7 +145,8 @@ def headline(rows):
         return "Nothing was rewritten"
     model, row = max(saved, key=lambda pair: pair[1]["peak_ratio"])
     return (f"{model.title}: {size(row['original']['peak_bytes'])} of "
-            f"activations become {size(row['rewritten']['peak_bytes'])}")
+            f"activations become "
+            f"{size(row['rewritten']['peak_bytes'], row['original']['peak_bytes'])}")
 
 
 def html_table(rows):
@@ -264,7 +266,19 @@ def refusal_section(rows):
     return "".join(out)
 
 
-def page(rows, chain, before, after, version, *, quick, threads):
+def verdict(rows, failures):
+    """What the page says first: what held, and what did not."""
+    if failures:
+        return ("<p class=lead><strong>Something is wrong:</strong></p><ul>"
+                + "".join(f"<li>{html.escape(f)}</li>" for f in failures)
+                + "</ul>")
+    assert all(row["forward_bit_equal"] for _, row in rows)
+    return ("<p class=lead>The forward results are bit-equal; the activations "
+            "that the original keeps for backward, the rewritten model "
+            "computes back from its outputs.</p>")
+
+
+def page(rows, chain, before, after, version, failures, *, quick, threads):
     short = " With --quick: one epoch only." if quick else ""
     figures = "".join(model_figures(m, r) for m, r in rows)
     return f"""<!doctype html>
@@ -275,9 +289,8 @@ def page(rows, chain, before, after, version, *, quick, threads):
 <h1>{html.escape(headline(rows))}</h1>
 <p class=lead>Each model was saved with TorchScript, rewritten by inv-opt, and
 trained in LibTorch next to its original: the same weights, batches and random
-numbers, in one process. The forward results are bit-equal; the activations
-that the original keeps for backward, the rewritten model computes back from
-its outputs.</p>
+numbers, in one process.</p>
+{verdict(rows, failures)}
 {html_table(rows)}
 <h2>Memory over one training step</h2>
 <p>The original's curve climbs through forward and falls in backward. The
