@@ -33,6 +33,10 @@
 #include "passes/transforms/StepDraft.h"
 #include "passes/transforms/StepSchedule.h"
 
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/sub.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 #include <fmt/format.h>
@@ -124,7 +128,8 @@ bool annotationHolds(const Node* n, const ValueMap& env, double& error) {
     if (x.numel() == 0)
       continue;
     const double size = std::max(x.abs().max().item<double>(), 1e-30);
-    error = std::max(error, (x - back[i]).abs().max().item<double>() / size);
+    const double distance = at::sub(x, back[i]).abs().max().item<double>();
+    error = std::max(error, distance / size);
   }
   return error < 1e-2;
 }
@@ -168,15 +173,6 @@ private:
       return true;
     };
     std::erase_if(found_.derivations, wrong);
-  }
-
-  int64_t bytesDropped(const StepDraft& d) const {
-    if (!flow_.shapesKnown())
-      return -1;
-    int64_t bytes = 0;
-    for (ValueId v : droppedBy(d))
-      bytes += flow_.weight(v);
-    return bytes;
   }
 
   /// Storages that the step's nodes would have kept and that nobody keeps now.

@@ -279,7 +279,7 @@ private:
 };
 
 /// The graph with its values numbered in order: equal for equal code.
-std::string contentOf(const Graph& graph) {
+std::string contentOf(Graph& graph) {
   auto copy = graph.copy();
   int number = 0;
   std::function<void(Block*)> rename = [&](Block* block) {
