@@ -27,6 +27,16 @@ def parser(description, depth, width):
     return p
 
 
+def start_small(layers, depth):
+    """Scales the last layer of each branch by 1/sqrt(2 * depth) at the start,
+    as deep residual networks often do, so that the sum over all blocks does not
+    grow with depth."""
+    with torch.no_grad():
+        for layer in layers:
+            for parameter in layer.parameters():
+                parameter.mul_((2 * depth) ** -0.5)
+
+
 def save(name, build, args):
     """Builds the model and saves it, scripted and traced.
 

@@ -27,7 +27,7 @@ class ResBlock(nn.Module):
 class ResNet(nn.Module):
     def __init__(self, depth, channels, classes=10):
         super().__init__()
-        self.stem = nn.Conv2d(1, channels, 3, padding=1)
+        self.stem = nn.Conv2d(1, channels, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(*[ResBlock(channels) for _ in range(depth)])
         self.norm = nn.BatchNorm2d(channels)
         self.head = nn.Linear(channels, classes)

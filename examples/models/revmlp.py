@@ -36,6 +36,8 @@ class RevMlp(nn.Module):
         super().__init__()
         self.stem = nn.Linear(64, width)
         self.blocks = nn.Sequential(*[Coupling(width) for _ in range(depth)])
+        common.start_small([branch.down for block in self.blocks
+                            for branch in (block.f, block.g)], depth)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 

@@ -63,6 +63,8 @@ class RevViT(nn.Module):
         self.position = nn.Parameter(0.5 * torch.randn(1, 16, 2 * width))
         self.blocks = nn.ModuleList(
             [RevBlock(width, heads, dropout) for _ in range(depth)])
+        common.start_small([block.f.out for block in self.blocks]
+                           + [block.g.down for block in self.blocks], depth)
         self.norm = nn.LayerNorm(2 * width)
         self.head = nn.Linear(2 * width, classes)
 

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <limits>
 #include <map>
+#include <optional>
 #include <stdexcept>
 
 #include <ATen/ATen.h>
@@ -58,6 +59,7 @@ private:
   static Distance gradientDistance(const Trainer& reference,
                                    const Trainer& other);
   void compareFirstCalls();
+  void compareWithDouble();
   void traceMemory();
   void train();
   void compareTrained();
@@ -78,6 +80,9 @@ private:
 
   bool forwardEqual_ = true, lossEqual_ = true, buffersEqual_ = true;
   Distance firstGradients_, trainedGradients_;
+  /// Of both, to the original in float64; absent where that run is another
+  /// one (dropout draws other masks).
+  std::optional<double> originalToDouble_, rewrittenToDouble_;
   Curve originalCurve_, rewrittenCurve_;
   std::vector<MemorySample> originalMemory_, rewrittenMemory_;
   double originalAccuracy_ = 0, rewrittenAccuracy_ = 0;
@@ -137,6 +142,26 @@ void Comparison::compareFirstCalls() {
                                                  rewritten_.buffers().end());
   for (const auto& [name, buffer] : original_.buffers())
     buffersEqual_ &= at::equal(buffer, others.at(name));
+}
+
+/// How far rounding alone moves the gradients of either model: a measure for
+/// the distance between the two.
+void Comparison::compareWithDouble() {
+  if (original_.dtype() != at::kFloat)
+    return;
+  Trainer exact(options_.models[0], options_);
+  exact.toDouble();
+  const at::Tensor batch = batchesOfEpoch(digits_.trainImages.size(0),
+                                          options_.batch, options_.seed, 0)[0];
+  const at::Tensor x = images(batch), t = labels(batch);
+  const double loss =
+      exact.forwardBackward(x.to(at::kDouble), t, options_.seed).loss;
+  const StepResult a = original_.forwardBackward(x, t, options_.seed);
+  rewritten_.forwardBackward(x, t, options_.seed);
+  if (std::abs(a.loss - loss) > 1e-4 * std::abs(loss))
+    return;
+  originalToDouble_ = gradientDistance(exact, original_).worst;
+  rewrittenToDouble_ = gradientDistance(exact, rewritten_).worst;
 }
 
 void Comparison::traceMemory() {
@@ -240,6 +265,10 @@ nlohmann::json Comparison::report() const {
                          static_cast<double>(rewrittenCurve_.peakBytes());
   result["gradient_error"] = {{"first", firstGradients_.worst},
                               {"first_tensor", firstGradients_.tensor}};
+  if (originalToDouble_) {
+    result["gradient_error"]["original_to_float64"] = *originalToDouble_;
+    result["gradient_error"]["rewritten_to_float64"] = *rewrittenToDouble_;
+  }
   if (options_.epochs == 0)
     return result;
   result["gradient_error"]["trained"] = trainedGradients_.worst;
@@ -259,6 +288,7 @@ nlohmann::json Comparison::report() const {
 
 int Comparison::run(nlohmann::json& result) {
   compareFirstCalls();
+  compareWithDouble();
   traceMemory();
   if (options_.epochs > 0) {
     train();

@@ -48,18 +48,31 @@ std::string bytesOf(const at::Tensor& tensor) {
 Trainer::Trainer(const std::string& path, const Options& options)
     : module_(load(path)) {
   module_.train();
-  for (const auto& p : module_.named_parameters())
-    parameters_.emplace_back(p.name, p.value);
-  for (const auto& b : module_.named_buffers())
-    buffers_.emplace_back(b.name, b.value);
+  collect();
   if (parameters_.empty())
     throw std::runtime_error(path + " has no parameters to train");
-  for (auto& [name, parameter] : parameters_)
-    parameter.mutable_grad() = at::zeros_like(parameter);
   optimizer_ = makeOptimizer(parameters_, options);
 }
 
 Trainer::~Trainer() = default;
+
+void Trainer::collect() {
+  parameters_.clear();
+  buffers_.clear();
+  for (const auto& p : module_.named_parameters())
+    parameters_.emplace_back(p.name, p.value);
+  for (const auto& b : module_.named_buffers())
+    buffers_.emplace_back(b.name, b.value);
+  for (auto& [name, parameter] : parameters_)
+    parameter.mutable_grad() = at::zeros_like(parameter);
+}
+
+void Trainer::toDouble() {
+  for (auto& [name, parameter] : parameters_)
+    parameter.mutable_grad().reset();
+  module_.to(at::kDouble);
+  collect();
+}
 
 at::ScalarType Trainer::dtype() const {
   return parameters_.front().second.scalar_type();

@@ -36,6 +36,8 @@ public:
   Trainer(const std::string& path, const Options& options);
   ~Trainer();
 
+  /// Turns parameters, buffers and gradients into float64.
+  void toDouble();
   at::ScalarType dtype() const;
   const NamedTensors& parameters() const { return parameters_; }
   const NamedTensors& buffers() const { return buffers_; }
@@ -54,6 +56,8 @@ public:
   double accuracy(const at::Tensor& images, const at::Tensor& labels);
 
 private:
+  void collect();
+
   torch::jit::Module module_;
   NamedTensors parameters_, buffers_;
   std::unique_ptr<torch::optim::Optimizer> optimizer_;
