@@ -15,7 +15,7 @@ using namespace torch::jit;
 
 std::string nameOf(const Value* v) { return "%" + v->debugName(); }
 
-bool isViewOperator(const Node* n) {
+bool makesView(const Node* n) {
   static const std::unordered_set<std::string> names = {
       "view",       "view_as",   "reshape",      "reshape_as", "permute",
       "transpose",  "t",         "numpy_T",      "movedim",    "flatten",
@@ -136,7 +136,7 @@ void Dataflow::addNode(Node* n) {
   NodeInfo& info = nodes_.back();
   info.node = n;
   info.effect = effectOf(n);
-  info.view = isViewOperator(n);
+  info.view = makesView(n);
   info.glue = isPack(n) || (isUnpack(n) && onlyUnpack(n->input()) == n &&
                             n->input()->node()->kind() != prim::Param);
   resolveOperands(info);

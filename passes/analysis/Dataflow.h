@@ -119,6 +119,6 @@ private:
 std::string nameOf(const torch::jit::Value* v);
 
 /// True for operators whose result is (or may be) a view of their first input.
-bool isViewOperator(const torch::jit::Node* n);
+bool makesView(const torch::jit::Node* n);
 
 } // namespace inv::opt
