@@ -14,7 +14,8 @@
 //   storage     %x's storage is not shared with an input, an attribute or a
 //               constant, and %x was made by an operator that gives new, dense
 //               storage (so the new value has the same strides), in the same
-//               block. A write to a buffer or parameter is an effect and stays.
+//               block; a dropout may lie in between. A write to a buffer or
+//               parameter is an effect and stays.
 //   readers     no other value that may share the storage (a view, a list that
 //               holds it, ...) was made before the write and is read after it.
 //   autograd    the value that is overwritten was saved for backward by nobody:
@@ -213,10 +214,11 @@ bool savesNoOutput(const Node* node) {
   return node->kind().is_aten() && names.count(node->kind().toUnqualString());
 }
 
-/// The node that made the storage, through the type_as of an earlier rewrite.
+/// The node that made the storage: through the type_as of an earlier rewrite,
+/// and through dropout, which gives its operand or a product that nobody saves.
 const Node* makerOf(const Value* value) {
   const Node* node = value->node();
-  while (node->kind() == aten::type_as)
+  while (node->kind() == aten::type_as || node->kind() == aten::dropout)
     node = node->input(0)->node();
   return node;
 }

@@ -304,6 +304,25 @@ graph(%x : Tensor, %on : bool):
   EXPECT_EQ(count(graph, "aten::relu_"), 1);
 }
 
+// Written through whatever the dropout returned, which nobody else reads.
+TEST(Canonicalize, ResidualBehindADropoutBecomesAValue) {
+  auto original = parse(R"IR(
+graph(%x : Tensor, %w : Tensor):
+  %one : int = prim::Constant[value=1]()
+  %n : int = prim::Constant[value=0]()
+  %size : int = aten::size(%x, %n)
+  %on : bool = aten::gt(%size, %one)
+  %p : float = prim::Constant[value=0.5]()
+  %none : NoneType = prim::Constant()
+  %h : Tensor = aten::linear(%x, %w, %none)
+  %v : Tensor = aten::dropout(%h, %p, %on)
+  %y : Tensor = aten::add_(%v, %x, %one)
+  return (%v))IR");
+  auto graph = canonical(original, {sample({3, 4}), sample({4, 4})});
+  EXPECT_EQ(count(graph, "aten::add_"), 0);
+  expectSame(original, graph, {sample({1, 4}), sample({4, 4})});
+}
+
 // exp keeps its result for backward: the original throws there.
 TEST(Canonicalize, WriteOfASavedResultStaysAnError) {
   auto original = parse(R"IR(

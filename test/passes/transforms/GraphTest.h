@@ -39,7 +39,9 @@ inline bool runPass(bool (*pass)(PassContext&), const GraphPtr& graph,
                     Options options = {}) {
   Model model;
   model.module = module;
-  model.methods.push_back(Method{"forward", graph, false});
+  model.methods.emplace_back();
+  model.methods[0].name = "forward";
+  model.methods[0].graph = graph;
   Remarks remarks;
   PassContext ctx{model, model.methods[0], options, remarks};
   const std::string before = graph->toString(false);

@@ -114,8 +114,11 @@ TEST(InlineSteps, StepThatAnotherMethodReadsStays) {
   auto model = additive();
   Model both;
   both.module = model.root;
-  both.methods.push_back(Method{"forward", model.graph, false});
-  both.methods.push_back(Method{"other", model.graph->copy(), false});
+  both.methods.resize(2);
+  both.methods[0].name = "forward";
+  both.methods[0].graph = model.graph;
+  both.methods[1].name = "other";
+  both.methods[1].graph = model.graph->copy();
   Options options;
   Remarks remarks;
   PassContext ctx{both, both.methods[0], options, remarks};
