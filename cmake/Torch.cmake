@@ -32,7 +32,7 @@ if(NOT TARGET InvOpt::torch_cpu)
   add_library(InvOpt::torch_cpu SHARED IMPORTED)
   set_target_properties(InvOpt::torch_cpu PROPERTIES
     IMPORTED_LOCATION "${INVOPT_TORCH_DIR}/lib/libtorch_cpu.so"
-    INTERFACE_SYSTEM_INCLUDE_DIRECTORIES
+    INTERFACE_INCLUDE_DIRECTORIES
       "${INVOPT_TORCH_DIR}/include;${INVOPT_TORCH_DIR}/include/torch/csrc/api/include"
     INTERFACE_LINK_LIBRARIES InvOpt::c10)
 endif()
