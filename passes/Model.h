@@ -13,6 +13,16 @@
 
 namespace inv::opt {
 
+/// What one step saves, for the summary and the archive's description; the
+/// pass that makes a step appends one.
+struct StepReport {
+  std::string kind;          ///< coupling, bijection or checkpoint
+  std::string module;        ///< path of the submodule, or empty
+  std::string source;        ///< "net.py:41:8", or empty
+  int64_t valuesDropped = 0; ///< values that autograd no longer keeps
+  int64_t bytesDropped = -1; ///< their bytes; -1 where sizes are unknown
+};
+
 /// A method under compilation. `graph` is a private, inlined copy (the
 /// importer made it): passes change it freely, and the module's own method
 /// stays as it was until the exporter installs the copy.
@@ -20,6 +30,7 @@ struct Method {
   std::string name;
   std::shared_ptr<torch::jit::Graph> graph; ///< first input: self
   bool changed = false;                     ///< some pass changed it
+  std::vector<StepReport> steps;            ///< of the steps that were made
 };
 
 /// The module under compilation. Steps made by passes are registered on
@@ -27,7 +38,7 @@ struct Method {
 /// compilation unit.
 struct Model {
   torch::jit::Module module;
-  std::vector<Method> methods;
+  std::vector<Method> methods; ///< the chosen ones, in the order chosen
 };
 
 /// What a pass is handed beside the graph.

@@ -3,6 +3,7 @@
 
 #include "passes/Model.h"
 
+#include <iosfwd>
 #include <string>
 #include <vector>
 
@@ -24,5 +25,31 @@ const std::vector<PassInfo>& allPasses();
 const PassInfo* findPass(const std::string& name);
 /// Names of the default pipeline, in order.
 const std::vector<std::string>& defaultPipeline();
+
+/// The passes that a text names: names with commas between. Throws Error for an
+/// unknown one.
+std::vector<const PassInfo*> parsePipeline(const std::string& text);
+
+/// How the pass manager runs a pipeline. Pass names in printBefore and
+/// printAfter must exist.
+struct PipelineOptions {
+  std::vector<const PassInfo*> passes;
+  bool verifyEach = false; ///< verify() after each pass, not only at the ends
+  bool printAfterAll = false;
+  std::vector<std::string> printBefore;
+  std::vector<std::string> printAfter;
+  bool timing = false;          ///< a line for each pass
+  std::ostream* log = nullptr; ///< where graphs and times go; null: nowhere
+};
+
+/// Runs the passes over every method of the model, method by method.
+void runPipeline(Model& model, const Options& options,
+                 const PipelineOptions& pipeline, Remarks& remarks);
+
+/// Checks a method's graph: LibTorch's own invariants; that the inputs are
+/// those of the module's method; that modules have the attributes that are
+/// read; that a step's operator has a step of this ABI. Throws Error (code
+/// CheckFailed), whose message ends with `when` ("after canonicalize").
+void verify(const Model& model, const Method& method, const std::string& when);
 
 } // namespace inv::opt

@@ -50,8 +50,13 @@ inline constexpr const char* kCheckpoint = "inv::checkpoint";
 /// the pieces are the parts themselves (then it returns the very tensors).
 /// `how` names the ATen operator: "chunk" (args: [chunks]), "split" (args:
 /// [split_size]), "split_with_sizes" (args: sizes), "tensor_split" (args:
-/// indices). Differentiable.
+/// indices), "tensor_split_sections" (args: [sections]). Differentiable.
+/// The parts are returned only where each is contiguous in the memory format
+/// that the concatenation would have, or a piece of such a tensor; a part in
+/// another order of strides would hand that order on to what is computed from
+/// it.
 inline constexpr const char* kResplit = "inv::resplit";
+inline constexpr const char* kTensorSplitSections = "tensor_split_sections";
 /// as_piece(Tensor part, int dim, int offset, int total) -> Tensor
 /// The values of `part` in the strides, and at the offset, of
 /// `full.narrow(dim, offset, part.size(dim))` where `full` has `total` elements

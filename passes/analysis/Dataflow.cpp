@@ -1,0 +1,356 @@
+#include "passes/analysis/Dataflow.h"
+
+#include "inv/Abi.h"
+#include "passes/analysis/Saved.h"
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+namespace inv::opt {
+
+using namespace torch::jit;
+
+std::string nameOf(const Value* v) { return "%" + v->debugName(); }
+
+bool makesView(const Node* n) {
+  static const std::unordered_set<std::string> names = {
+      "view",       "view_as",   "reshape",      "reshape_as", "permute",
+      "transpose",  "t",         "numpy_T",      "movedim",    "flatten",
+      "unflatten",  "slice",     "select",       "narrow",     "squeeze",
+      "unsqueeze",  "expand",    "expand_as",    "chunk",      "split",
+      "unbind",     "alias",     "tensor_split", "detach",     "contiguous",
+      "diagonal",   "unsafe_chunk",              "unsafe_split",
+      "split_with_sizes"};
+  return n->kind().is_aten() && names.count(n->kind().toUnqualString());
+}
+
+namespace {
+
+bool isTensor(const Value* v) {
+  return v->type()->isSubtypeOf(*c10::TensorType::get());
+}
+
+/// A list or tuple that holds tensors.
+bool holdsTensors(const Value* v) {
+  if (auto list = v->type()->cast<c10::ListType>())
+    return list->getElementType()->isSubtypeOf(*c10::TensorType::get());
+  return v->type()->kind() == c10::TypeKind::TupleType;
+}
+
+bool isPack(const Node* n) {
+  return (n->kind() == prim::ListConstruct ||
+          n->kind() == prim::TupleConstruct) &&
+         holdsTensors(n->output());
+}
+
+bool isUnpack(const Node* n) {
+  return (n->kind() == prim::ListUnpack || n->kind() == prim::TupleUnpack) &&
+         holdsTensors(n->input());
+}
+
+/// The unpacking that is the only user of the list or tuple `v`, or null.
+Node* onlyUnpack(Value* v) {
+  if (!holdsTensors(v) || v->uses().size() != 1)
+    return nullptr;
+  Node* user = v->uses().front().user;
+  return isUnpack(user) && user->owningBlock() == v->node()->owningBlock()
+             ? user
+             : nullptr;
+}
+
+/// Values from outside that the blocks of `n` read.
+void collectFreeValues(const Node* n, std::vector<Value*>& out) {
+  for (const Block* block : n->blocks()) {
+    auto visit = [&](const Value* v) {
+      for (const Block* b = v->node()->owningBlock(); b;
+           b = b->owningNode() ? b->owningNode()->owningBlock() : nullptr)
+        if (b == block)
+          return;
+      out.push_back(const_cast<Value*>(v));
+    };
+    for (const Node* inner : block->nodes()) {
+      for (const Value* in : inner->inputs())
+        visit(in);
+      std::vector<Value*> deeper;
+      collectFreeValues(inner, deeper);
+      for (const Value* v : deeper)
+        visit(v);
+    }
+    for (const Value* v : block->outputs())
+      visit(v);
+  }
+}
+
+int64_t bytesOf(const c10::IValue& v) {
+  return v.isTensor() && v.toTensor().defined()
+             ? int64_t(v.toTensor().nbytes())
+             : -1;
+}
+
+} // namespace
+
+Dataflow::Dataflow(
+    Graph& graph,
+    const std::unordered_map<const Value*, c10::IValue>* sampleValues)
+    : graph_(graph) {
+  for (Value* in : graph.inputs())
+    addValue(in, -1);
+  for (Node* n : graph.nodes())
+    addNode(n);
+  for (ValueInfo& info : values_) {
+    if (!sampleValues)
+      break;
+    auto found = sampleValues->find(info.value);
+    if (found == sampleValues->end())
+      continue;
+    info.bytes = bytesOf(found->second);
+    shapesKnown_ = true;
+  }
+  fillReaders();
+  fillSaved();
+  markWrites();
+}
+
+void Dataflow::addValue(Value* v, NodeId def) {
+  const ValueId id = ValueId(values_.size());
+  valueIds_[v] = id;
+  ValueInfo info;
+  info.value = v;
+  info.def = def;
+  info.storage = info.canonical = id;
+  info.graphInput = def < 0;
+  if (info.graphInput && (isTensor(v) || holdsTensors(v)))
+    info.origin = Origin::Activation;
+  values_.push_back(std::move(info));
+}
+
+void Dataflow::addNode(Node* n) {
+  const NodeId id = NodeId(nodes_.size());
+  nodeIds_[n] = id;
+  for (Value* out : n->outputs())
+    addValue(out, id);
+  nodes_.emplace_back();
+  NodeInfo& info = nodes_.back();
+  info.node = n;
+  info.effect = effectOf(n);
+  info.view = makesView(n);
+  info.glue = isPack(n) || (isUnpack(n) && onlyUnpack(n->input()) == n &&
+                            n->input()->node()->kind() != prim::Param);
+  resolveOperands(info);
+  classify(info);
+  resolveResults(info);
+  findStorages(info);
+}
+
+void Dataflow::resolveOperands(NodeInfo& info) {
+  std::vector<Value*> raw(info.node->inputs().begin(),
+                          info.node->inputs().end());
+  collectFreeValues(info.node, raw);
+  for (Value* v : raw) {
+    if (v->node()->owningBlock() == graph_.block() && isPack(v->node()) &&
+        !info.glue) {
+      for (Value* element : v->node()->inputs())
+        info.operands.push_back(valueIds_.at(element));
+      continue;
+    }
+    auto found = valueIds_.find(v);
+    if (found != valueIds_.end())
+      info.operands.push_back(found->second);
+  }
+}
+
+void Dataflow::resolveResults(NodeInfo& info) {
+  if (info.glue && isUnpack(info.node)) {
+    // These are the results of the node that made the list.
+    const NodeId maker = nodeIds_.at(info.node->input()->node());
+    nodes_[maker].results.clear();
+    for (Value* out : info.node->outputs()) {
+      ValueInfo& v = values_[valueIds_.at(out)];
+      v.def = maker;
+      nodes_[maker].results.push_back(valueIds_.at(out));
+    }
+    findStorages(nodes_[maker]);
+    return;
+  }
+  for (Value* out : info.node->outputs())
+    info.results.push_back(valueIds_.at(out));
+}
+
+void Dataflow::classify(NodeInfo& info) {
+  Origin origin = Origin::Derived;
+  if (info.node->kind() == prim::GetAttr)
+    origin = Origin::Parameter;
+  else if (info.node->kind() == prim::Constant)
+    origin = Origin::Constant;
+  if (info.effect == EffectKind::Random)
+    origin = Origin::Activation;
+  for (ValueId v : info.operands)
+    if (values_[v].isActivation() &&
+        info.node->kind() != prim::GetAttr)
+      origin = Origin::Activation;
+  for (Value* out : info.node->outputs())
+    if (isTensor(out) || holdsTensors(out))
+      values_[valueIds_.at(out)].origin = origin;
+}
+
+void Dataflow::findStorages(NodeInfo& info) {
+  const Node* n = info.node;
+  static const Symbol resplit = Symbol::fromQualString(abi::kResplit);
+  if (n->kind() == resplit) {
+    // Operands: the parts, then the scalars.
+    size_t parts = 0;
+    while (parts < info.operands.size() &&
+           isTensor(values_[info.operands[parts]].value))
+      ++parts;
+    for (size_t i = 0; i < info.results.size() && i < parts; ++i) {
+      if (!isTensor(values_[info.results[i]].value))
+        return;
+      values_[info.results[i]].canonical =
+          values_[info.operands[i]].canonical;
+      values_[info.results[i]].storage = values_[info.operands[i]].storage;
+    }
+    return;
+  }
+  if (!info.view || info.operands.empty())
+    return;
+  for (ValueId out : info.results)
+    if (isTensor(values_[out].value))
+      values_[out].storage = values_[info.operands.front()].storage;
+}
+
+void Dataflow::fillReaders() {
+  for (NodeId n = 0; n < NodeId(nodes_.size()); ++n) {
+    if (nodes_[n].glue && isPack(nodes_[n].node) &&
+        !nodes_[n].node->output()->uses().empty()) {
+      // The elements are read by those who read the list; a list that is an
+      // output of the method makes its elements outputs.
+      bool escapes = false;
+      for (const Use& use : nodes_[n].node->output()->uses())
+        escapes |= use.user->kind() == prim::Return;
+      for (ValueId v : nodes_[n].operands)
+        values_[v].graphOutput |= escapes;
+      continue;
+    }
+    if (nodes_[n].glue)
+      continue;
+    for (ValueId v : nodes_[n].operands)
+      if (values_[v].readers.empty() || values_[v].readers.back() != n)
+        values_[v].readers.push_back(n);
+  }
+  // A pack inside a pack, or one handed to an unpack of its own, is not looked
+  // through above: count it as a reader of everything it holds.
+  for (NodeId n = 0; n < NodeId(nodes_.size()); ++n) {
+    if (!nodes_[n].glue || !isPack(nodes_[n].node))
+      continue;
+    for (const Use& use : nodes_[n].node->output()->uses()) {
+      auto user = nodeIds_.find(use.user);
+      if (user != nodeIds_.end() && nodes_[user->second].glue)
+        for (ValueId v : nodes_[n].operands)
+          values_[v].graphOutput = true;
+    }
+  }
+  for (Value* out : graph_.outputs()) {
+    auto found = valueIds_.find(out);
+    if (found != valueIds_.end())
+      values_[found->second].graphOutput = true;
+  }
+}
+
+void Dataflow::fillSaved() {
+  for (NodeInfo& info : nodes_) {
+    if (info.glue)
+      continue;
+    info.inAutograd = info.node->kind() != aten::detach;
+    Saved saved = savedBy(info.node);
+    info.savedKnown = saved.known;
+    auto keep = [&](ValueId v) {
+      if (values_[v].isActivation() && isTensor(values_[v].value) &&
+          std::find(info.saved.begin(), info.saved.end(), v) ==
+              info.saved.end())
+        info.saved.push_back(v);
+    };
+    const bool everything = !saved.known || !info.node->blocks().empty();
+    for (Value* v : saved.values) {
+      auto found = valueIds_.find(v);
+      if (found == valueIds_.end())
+        continue;
+      if (isTensor(v))
+        keep(found->second);
+      else if (isPack(v->node()))
+        for (Value* element : v->node()->inputs())
+          if (valueIds_.count(element))
+            keep(valueIds_.at(element));
+    }
+    if (everything)
+      for (ValueId v : info.operands)
+        keep(v);
+    // A product keeps an operand only for the gradient of the other one.
+    if ((info.node->kind() == aten::mul || info.node->kind() == aten::div) &&
+        info.operands.size() >= 2 &&
+        (!isTensor(values_[info.operands[1]].value) ||
+         values_[info.operands[1]].origin == Origin::Constant))
+      info.saved.clear();
+  }
+}
+
+void Dataflow::markWrites() {
+  for (const NodeInfo& info : nodes_) {
+    if (!writesInput(info.node) && info.node->blocks().empty())
+      continue;
+    if (info.effect != EffectKind::Effect)
+      continue;
+    // Without looking closer: any activation that an effectful node reads may
+    // be what it writes.
+    for (ValueId v : info.operands)
+      if (values_[v].isActivation())
+        values_[values_[v].storage].writtenInPlace = true;
+  }
+  for (ValueInfo& v : values_)
+    v.writtenInPlace = values_[v.storage].writtenInPlace;
+}
+
+ValueId Dataflow::idOf(const Value* v) const {
+  auto found = valueIds_.find(v);
+  return found == valueIds_.end() ? -1 : found->second;
+}
+
+NodeId Dataflow::idOf(const Node* n) const {
+  auto found = nodeIds_.find(n);
+  return found == nodeIds_.end() ? -1 : found->second;
+}
+
+int64_t Dataflow::weight(ValueId v) const {
+  if (!shapesKnown_)
+    return 1;
+  const int64_t own = values_[values_[v].storage].bytes;
+  return own > 0 ? own : std::max<int64_t>(values_[v].bytes, 0);
+}
+
+NodeId Dataflow::lastReader(ValueId v) const {
+  return values_[v].readers.empty() ? -1 : values_[v].readers.back();
+}
+
+bool Dataflow::dependsOn(ValueId v, ValueId from) const {
+  // Nothing computed before `from` can depend on it.
+  const NodeId floor = values_[from].def;
+  std::vector<ValueId> work{v};
+  std::unordered_set<ValueId> seen{v};
+  while (!work.empty()) {
+    const ValueId at = work.back();
+    work.pop_back();
+    if (at == from || canonical(at) == canonical(from))
+      return true;
+    const NodeId def = values_[at].def;
+    if (def < 0 || def <= floor)
+      continue;
+    for (ValueId operand : nodes_[def].operands)
+      if (values_[operand].isActivation() && seen.insert(operand).second)
+        work.push_back(operand);
+  }
+  return false;
+}
+
+} // namespace inv::opt

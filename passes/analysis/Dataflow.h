@@ -1,0 +1,124 @@
+// A graph's top-level block as dense tables: who makes a value, who reads it,
+// what kind of value it is, which storage it lives in. Read-only; built once
+// per analysis and valid until the graph changes.
+//
+// Lists and tuples are looked through: the operands of `cat([a, b])` are a and
+// b, the results of `x.chunk(2)` the two pieces. Blocks of ifs and loops belong
+// to their node: what they read, the node reads.
+#pragma once
+
+#include "passes/analysis/Effects.h"
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <ATen/core/ivalue.h>
+
+namespace torch::jit {
+struct Graph;
+struct Node;
+struct Value;
+} // namespace torch::jit
+
+namespace inv::opt {
+
+/// Index into Dataflow::values / Dataflow::nodes; -1 is none.
+using ValueId = int32_t;
+using NodeId = int32_t;
+
+enum class Origin {
+  NonTensor,  ///< an int, a flag, a module, a list of ints, ...
+  Constant,   ///< a tensor constant
+  Parameter,  ///< read from an attribute (parameter or buffer)
+  Derived,    ///< computed from parameters and constants alone
+  Activation, ///< depends on the method's inputs (or is random)
+};
+
+struct ValueInfo {
+  torch::jit::Value* value = nullptr;
+  Origin origin = Origin::NonTensor;
+  NodeId def = -1;              ///< -1: an input of the graph
+  std::vector<NodeId> readers;  ///< ascending, each once
+  /// The value whose storage this one shares (itself, where it has its own).
+  ValueId storage = -1;
+  /// The value that this one is in the ordinary case: a result of
+  /// inv::resplit is its part. Itself otherwise.
+  ValueId canonical = -1;
+  int64_t bytes = -1;       ///< of the tensor, where shapes are known
+  bool graphOutput = false; ///< (part of) an output of the method
+  bool graphInput = false;
+  /// Some operator that the canonicaliser had to leave writes this storage.
+  bool writtenInPlace = false;
+  bool isActivation() const { return origin == Origin::Activation; }
+};
+
+struct NodeInfo {
+  torch::jit::Node* node = nullptr;
+  EffectKind effect = EffectKind::Pure;
+  /// A list or tuple construction or unpacking that operands and results look
+  /// through.
+  bool glue = false;
+  /// A view: makes no storage of its own, costs nothing to run again.
+  bool view = false;
+  std::vector<ValueId> operands; ///< tensors and non-tensors, lists expanded
+  std::vector<ValueId> results;  ///< tensors and non-tensors, lists expanded
+  std::vector<ValueId> saved;    ///< activations that its derivative keeps
+  bool savedKnown = true;        ///< the operator is in the table of saved(op)
+  bool inAutograd = true; ///< false where no result can need a gradient
+};
+
+class Dataflow {
+public:
+  /// `sampleValues`, where given, are the values of a run on sample inputs
+  /// (runGraph): bytes are taken from there.
+  explicit Dataflow(
+      torch::jit::Graph& graph,
+      const std::unordered_map<const torch::jit::Value*, c10::IValue>*
+          sampleValues = nullptr);
+
+  const std::vector<ValueInfo>& values() const { return values_; }
+  const std::vector<NodeInfo>& nodes() const { return nodes_; }
+  const ValueInfo& value(ValueId v) const { return values_[v]; }
+  const NodeInfo& node(NodeId n) const { return nodes_[n]; }
+  /// -1 where the value is not one of the top-level block's.
+  ValueId idOf(const torch::jit::Value* v) const;
+  NodeId idOf(const torch::jit::Node* n) const;
+
+  ValueId canonical(ValueId v) const { return values_[v].canonical; }
+  ValueId storage(ValueId v) const { return values_[v].storage; }
+  /// Weight of a storage in bytes, or 1 where no shapes are known.
+  int64_t weight(ValueId v) const;
+  bool shapesKnown() const { return shapesKnown_; }
+  /// Position of the last reader, or -1.
+  NodeId lastReader(ValueId v) const;
+  /// True if `v` is computed from `from` (or is it). Both by id.
+  bool dependsOn(ValueId v, ValueId from) const;
+
+private:
+  void addValue(torch::jit::Value* v, NodeId def);
+  void addNode(torch::jit::Node* n);
+  void resolveOperands(NodeInfo& info);
+  void resolveResults(NodeInfo& info);
+  void classify(NodeInfo& info);
+  void findStorages(NodeInfo& info);
+  void fillReaders();
+  void fillSaved();
+  void markWrites();
+
+  torch::jit::Graph& graph_;
+  std::vector<ValueInfo> values_;
+  std::vector<NodeInfo> nodes_;
+  std::unordered_map<const torch::jit::Value*, ValueId> valueIds_;
+  std::unordered_map<const torch::jit::Node*, NodeId> nodeIds_;
+  bool shapesKnown_ = false;
+};
+
+/// "%h.3" of a value, for messages.
+std::string nameOf(const torch::jit::Value* v);
+
+/// True for operators whose result is (or may be) a view of their first input.
+bool makesView(const torch::jit::Node* n);
+
+} // namespace inv::opt

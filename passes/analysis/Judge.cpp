@@ -1,0 +1,223 @@
+#include "passes/analysis/Judge.h"
+
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <algorithm>
+#include <numeric>
+#include <unordered_map>
+#include <unordered_set>
+
+namespace inv::opt {
+
+namespace {
+
+/// Disjoint sets of derivations.
+class Groups {
+public:
+  explicit Groups(size_t n) : parent_(n) {
+    std::iota(parent_.begin(), parent_.end(), size_t(0));
+  }
+  size_t find(size_t i) {
+    while (parent_[i] != i)
+      i = parent_[i] = parent_[parent_[i]];
+    return i;
+  }
+  void unite(size_t a, size_t b) { parent_[find(a)] = find(b); }
+
+private:
+  std::vector<size_t> parent_;
+};
+
+class Judge {
+public:
+  Judge(const RuleContext& context, const Sweep& sweep)
+      : context_(context), flow_(context.flow), sweep_(sweep),
+        all_(sweep.derivations()) {}
+
+  Verdict run() {
+    findUseful();
+    findStorages();
+    weighGroups();
+    return std::move(verdict_);
+  }
+
+private:
+  bool saves(NodeId n) const { return !flow_.node(n).saved.empty(); }
+
+  /// Backwards over the inverse program: what does anybody want?
+  void findUseful();
+  bool isUseful(const Derivation& d,
+                const std::unordered_set<ValueId>& wanted) const;
+  void findStorages();
+  void weighGroups();
+  void ban(const Derivation& d);
+
+  const RuleContext& context_;
+  const Dataflow& flow_;
+  const Sweep& sweep_;
+  const std::vector<Derivation>& all_;
+  std::vector<size_t> useful_; ///< indices into all_, ascending
+  std::unordered_set<NodeId> inStep_;
+  std::unordered_map<ValueId, std::vector<NodeId>> savers_; ///< by storage
+  std::unordered_set<ValueId> keptElsewhere_;               ///< storages
+  Verdict verdict_;
+};
+
+bool Judge::isUseful(const Derivation& d,
+                     const std::unordered_set<ValueId>& wanted) const {
+  for (NodeId n : d.conditioner)
+    if (saves(n))
+      return true;
+  if (context_.options.forceSteps && d.cls != RuleClass::Free &&
+      d.cls != RuleClass::Scale)
+    return true;
+  if (d.cls == RuleClass::Annotated)
+    return true;
+  for (ValueId x : d.solved) {
+    if (wanted.count(flow_.canonical(x)))
+      return true;
+    // Is it saved by what would be inside a step: the node itself, or a
+    // conditioner?
+    for (NodeId reader : flow_.value(x).readers) {
+      const auto& saved = flow_.node(reader).saved;
+      const bool own = reader == d.node;
+      if (own && std::find(saved.begin(), saved.end(), x) != saved.end())
+        return true;
+    }
+  }
+  return false;
+}
+
+void Judge::findUseful() {
+  std::unordered_set<ValueId> wanted;
+  for (size_t i = all_.size(); i-- > 0;) {
+    const Derivation& d = all_[i];
+    if (!isUseful(d, wanted)) {
+      if (!d.anchors.empty())
+        ban(d);
+      continue;
+    }
+    useful_.push_back(i);
+    for (ValueId y : flow_.node(d.node).results)
+      wanted.insert(flow_.canonical(y));
+    for (ValueId t : d.terminals)
+      wanted.insert(flow_.canonical(t));
+  }
+  std::reverse(useful_.begin(), useful_.end());
+  for (size_t i : useful_) {
+    if (all_[i].candidate >= 0)
+      inStep_.insert(all_[i].node);
+    inStep_.insert(all_[i].conditioner.begin(), all_[i].conditioner.end());
+  }
+}
+
+void Judge::findStorages() {
+  for (NodeId n = 0; n < NodeId(flow_.nodes().size()); ++n)
+    for (ValueId v : flow_.node(n).saved)
+      savers_[flow_.storage(v)].push_back(n);
+  for (ValueId v = 0; v < ValueId(flow_.values().size()); ++v) {
+    const ValueInfo& info = flow_.value(v);
+    if (info.graphInput || info.graphOutput)
+      keptElsewhere_.insert(flow_.storage(v));
+    if (sweep_.availability()[flow_.canonical(v)] == Availability::Anchor)
+      keptElsewhere_.insert(flow_.storage(v));
+  }
+  // What a step starts from is held by the step where nobody rebuilds it.
+  for (size_t i : useful_) {
+    auto hold = [&](ValueId v) {
+      if (sweep_.availability()[flow_.canonical(v)] != Availability::Rebuilt)
+        keptElsewhere_.insert(flow_.storage(v));
+    };
+    for (ValueId t : all_[i].terminals)
+      hold(t);
+    if (all_[i].candidate >= 0)
+      for (ValueId y : flow_.node(all_[i].node).results)
+        if (flow_.value(y).isActivation())
+          hold(y);
+  }
+}
+
+void Judge::ban(const Derivation& d) {
+  if (d.candidate < 0)
+    verdict_.bans.insert({d.node, -1});
+  for (ValueId x : d.solved)
+    verdict_.bans.insert({d.node, x});
+}
+
+void Judge::weighGroups() {
+  Groups groups(all_.size());
+  std::unordered_map<ValueId, size_t> owner; ///< canonical value → derivation
+  std::unordered_map<NodeId, size_t> nodeOwner;
+  auto touch = [&](ValueId v, size_t i) {
+    auto [at, fresh] = owner.insert({flow_.canonical(v), i});
+    if (!fresh)
+      groups.unite(at->second, i);
+  };
+  for (size_t i : useful_) {
+    for (ValueId v : all_[i].solved)
+      touch(v, i);
+    for (ValueId v : flow_.node(all_[i].node).results)
+      if (flow_.value(v).isActivation())
+        touch(v, i);
+    for (ValueId v : all_[i].terminals)
+      if (sweep_.availability()[flow_.canonical(v)] == Availability::Rebuilt)
+        touch(v, i);
+    auto own = [&](NodeId n) {
+      auto [at, fresh] = nodeOwner.insert({n, i});
+      if (!fresh)
+        groups.unite(at->second, i);
+    };
+    own(all_[i].node);
+    for (NodeId n : all_[i].conditioner)
+      own(n);
+  }
+  std::unordered_map<size_t, int64_t> gain, drop;
+  for (const auto& [storage, savers] : savers_) {
+    verdict_.keptBefore += flow_.weight(storage);
+    const bool dropped =
+        !keptElsewhere_.count(storage) &&
+        std::all_of(savers.begin(), savers.end(),
+                    [&](NodeId n) { return inStep_.count(n) != 0; });
+    if (!dropped) {
+      verdict_.keptAfter += flow_.weight(storage);
+      continue;
+    }
+    verdict_.dropped.push_back(storage);
+    const size_t g = groups.find(nodeOwner.at(savers.front()));
+    gain[g] += flow_.weight(storage);
+    drop[g] += flow_.weight(storage);
+  }
+  std::sort(verdict_.dropped.begin(), verdict_.dropped.end());
+  std::unordered_set<ValueId> charged;
+  for (size_t i : useful_)
+    for (ValueId anchor : all_[i].anchors) {
+      const ValueId s = flow_.storage(anchor);
+      if (savers_.count(s) || flow_.value(anchor).graphOutput ||
+          flow_.value(s).graphInput || !charged.insert(s).second)
+        continue;
+      gain[groups.find(i)] -= flow_.weight(s);
+      verdict_.keptAfter += flow_.weight(s);
+    }
+  for (size_t i : useful_) {
+    const size_t g = groups.find(i);
+    if (gain[g] > 0 || context_.options.forceSteps ||
+        all_[i].cls == RuleClass::Annotated) {
+      verdict_.kept.push_back(all_[i]);
+      continue;
+    }
+    ban(all_[i]);
+    if (all_[i].cls == RuleClass::Free || all_[i].cls == RuleClass::Scale)
+      continue;
+    verdict_.refusals.push_back(
+        {all_[i].node, drop[g] == 0 ? Reason::KeptAnyway : Reason::NoProfit,
+         ""});
+  }
+}
+
+} // namespace
+
+Verdict judge(const RuleContext& context, const Sweep& sweep) {
+  return Judge(context, sweep).run();
+}
+
+} // namespace inv::opt

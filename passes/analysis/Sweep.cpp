@@ -1,0 +1,477 @@
+#include "passes/analysis/Sweep.h"
+
+#include "passes/rules/Match.h"
+
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+namespace inv::opt {
+
+using namespace torch::jit;
+
+Sweep::Sweep(const RuleContext& context, const Bans& bans)
+    : context_(context), flow_(context.flow), bans_(bans),
+      avail_(flow_.values().size(), Availability::None),
+      interior_(flow_.nodes().size(), false),
+      done_(flow_.nodes().size(), false) {}
+
+bool Sweep::available(ValueId v) const {
+  const ValueInfo& info = flow_.value(v);
+  if (!info.isActivation())
+    return true;
+  return avail_[flow_.canonical(v)] != Availability::None;
+}
+
+void Sweep::makeAvailable(ValueId v, Availability a) {
+  Availability& now = avail_[flow_.canonical(v)];
+  if (now == Availability::None)
+    now = a;
+}
+
+bool Sweep::allAvailable(const std::vector<ValueId>& vs) const {
+  return std::all_of(vs.begin(), vs.end(),
+                     [&](ValueId v) { return available(v); });
+}
+
+bool Sweep::resultsAvailable(NodeId n) const {
+  return allAvailable(flow_.node(n).results);
+}
+
+bool Sweep::anyAvailable(NodeId n) const {
+  for (ValueId v : flow_.node(n).results)
+    if (flow_.value(v).isActivation() && available(v))
+      return true;
+  return false;
+}
+
+bool Sweep::classAllowed(RuleClass cls) const {
+  return pass_ == 2 || (cls != RuleClass::Solve && cls != RuleClass::Pointwise);
+}
+
+void Sweep::refuse(NodeId n, Reason reason, std::string detail) {
+  refusals_.push_back({n, reason, std::move(detail)});
+}
+
+void Sweep::run() {
+  for (pass_ = 1; pass_ <= 2; ++pass_) {
+    // What pass 1 rebuilds, pass 2 finds rebuilt; what it held or anchored is
+    // asked again, since a solve may do better.
+    for (ValueId v = 0; v < ValueId(avail_.size()); ++v) {
+      if (avail_[v] == Availability::Held || avail_[v] == Availability::Output)
+        avail_[v] = Availability::None;
+    }
+    sweepOnce();
+  }
+}
+
+void Sweep::sweepOnce() {
+  if (pass_ == 1)
+    refusals_.clear();
+  for (ValueId v = 0; v < ValueId(avail_.size()); ++v)
+    if (flow_.value(v).graphOutput && flow_.value(v).isActivation())
+      makeAvailable(v, Availability::Output);
+  for (NodeId n = NodeId(flow_.nodes().size()) - 1; n >= 0; --n)
+    if (!done_[n] && !(pass_ == 2 && interior_[n]))
+      process(n);
+}
+
+/// A node that stays as it is: what its derivative reads is kept.
+void Sweep::keepPlain(NodeId n) {
+  for (ValueId v : flow_.node(n).saved)
+    makeAvailable(v, Availability::Held);
+}
+
+/// Results that somebody reads later and that are not there yet: the end of a
+/// chain, which the step itself would hold.
+std::vector<ValueId> Sweep::anchorsFor(NodeId n) const {
+  std::vector<ValueId> anchors;
+  for (ValueId v : flow_.node(n).results)
+    if (flow_.value(v).isActivation() && !available(v) &&
+        !flow_.value(v).readers.empty())
+      anchors.push_back(v);
+  return anchors;
+}
+
+void Sweep::process(NodeId n) {
+  const NodeInfo& info = flow_.node(n);
+  if (info.glue)
+    return;
+  if (info.effect == EffectKind::Effect || info.results.empty())
+    return keepPlain(n);
+  const bool any = anyAvailable(n);
+  if (!any && interior_[n])
+    return;
+  std::vector<Candidate> candidates = candidatesOf(n, context_);
+  std::vector<ValueId> anchors;
+  if (!any) {
+    // Start a chain here only where something is worth undoing.
+    const bool starts = std::any_of(
+        candidates.begin(), candidates.end(), [&](const Candidate& c) {
+          if (c.refused)
+            return false;
+          return c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated ||
+                 (pass_ == 2 && classAllowed(c.cls) &&
+                  c.cls != RuleClass::Free && c.cls != RuleClass::Scale);
+        });
+    if (starts)
+      anchors = anchorsFor(n);
+    if (anchors.empty()) {
+      for (const Candidate& c : candidates)
+        if (c.refused && classAllowed(c.cls))
+          refuse(n, *c.refused, c.detail);
+      return keepPlain(n);
+    }
+  }
+  for (ValueId v : anchors)
+    avail_[flow_.canonical(v)] = Availability::Anchor;
+  Choice choice = choose(n, candidates);
+  if (choice.candidate == -2) {
+    for (ValueId v : anchors)
+      avail_[flow_.canonical(v)] = Availability::None;
+    return keepPlain(n);
+  }
+  const Candidate* c =
+      choice.candidate < 0 ? nullptr : &candidates[choice.candidate];
+  commit(n, c, choice, anchors);
+}
+
+Sweep::Choice Sweep::choose(NodeId n, const std::vector<Candidate>& candidates) {
+  Choice best;
+  for (int i = 0; i < int(candidates.size()); ++i) {
+    const Candidate& c = candidates[i];
+    if (!classAllowed(c.cls))
+      continue;
+    if (c.refused) {
+      refuse(n, *c.refused, c.detail);
+      continue;
+    }
+    Choice choice = tryCandidate(n, c, i);
+    if (choice.candidate == -2)
+      continue;
+    auto rank = [](const Choice& x) {
+      return std::make_tuple(!x.needed, x.slice.anchors.size(),
+                             x.slice.nodes.size());
+    };
+    if (best.candidate == -2 || rank(choice) < rank(best))
+      best = std::move(choice);
+  }
+  if (best.candidate == -2)
+    best = tryRecompute(n, candidates);
+  return best;
+}
+
+Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
+  Choice choice;
+  if (!resultsAvailable(n) || allAvailable(c.solved))
+    return choice;
+  for (ValueId y : flow_.node(n).results)
+    if (flow_.value(y).writtenInPlace) {
+      refuse(n, Reason::WriteInPlace, nameOf(flow_.value(y).value));
+      return choice;
+    }
+  for (ValueId x : c.solved) {
+    if (bans_.count({n, x}))
+      return choice;
+    const ValueInfo& info = flow_.value(x);
+    if (info.writtenInPlace) {
+      refuse(n, Reason::WriteInPlace, nameOf(info.value));
+      return choice;
+    }
+    // What the caller handed in is kept by the caller.
+    if (info.graphInput && c.cls != RuleClass::Sum)
+      return choice;
+  }
+  // Solving from an output that only a plain operator happens to hold is
+  // least squares against a saved activation: right on paper, silly in floats.
+  if (c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise)
+    for (ValueId y : flow_.node(n).results) {
+      const Availability a = avail_[flow_.canonical(y)];
+      if (a != Availability::Rebuilt && a != Availability::Anchor &&
+          !(a == Availability::Output) && !context_.options.forceSteps)
+        return choice;
+    }
+  Slice s = slice(c.others, c.solved, n, false);
+  if (!s.ok)
+    s = slice(c.others, c.solved, n, true);
+  if (!s.ok) {
+    explain(n, c, s);
+    return choice;
+  }
+  if (recomputable(c.solved, s)) {
+    explain(n, c, s);
+    return choice;
+  }
+  // Two inputs of the method updated from each other's old values could be
+  // recomputed, as the caller keeps them; the blocks behind could not.
+  const bool readsInput =
+      std::any_of(s.terminals.begin(), s.terminals.end(), [&](ValueId t) {
+        return flow_.value(t).graphInput &&
+               avail_[flow_.canonical(t)] == Availability::None;
+      });
+  if (readsInput && isParallelUpdate(n, c)) {
+    refuse(n, Reason::ParallelUpdate, nameOf(flow_.value(c.solved[0]).value));
+    return choice;
+  }
+  choice.candidate = index;
+  choice.slice = std::move(s);
+  for (ValueId x : c.solved)
+    choice.needed |= !available(x);
+  return choice;
+}
+
+/// Where the operand to undo is there anyway, running the other operand's
+/// network again still frees what it would have saved.
+Sweep::Choice Sweep::tryRecompute(NodeId n,
+                                  const std::vector<Candidate>& candidates) {
+  Choice choice;
+  if (derivations_.empty() || bans_.count({n, -1}))
+    return choice; // only inside a chain that undoes something
+  for (const Candidate& c : candidates) {
+    if (c.refused || c.cls != RuleClass::Sum || !allAvailable(c.solved) ||
+        c.others.size() != 1 || available(c.others[0]))
+      continue;
+    // The operand must be a state of the chain, not merely held by somebody.
+    if (avail_[flow_.canonical(c.solved[0])] != Availability::Rebuilt)
+      continue;
+    Slice s = slice(c.others, {}, n, false);
+    if (!s.ok || s.nodes.empty())
+      continue;
+    bool saves = false;
+    for (NodeId node : s.nodes)
+      saves |= !flow_.node(node).saved.empty();
+    bool fromState = false;
+    for (ValueId t : s.terminals)
+      fromState |= avail_[flow_.canonical(t)] == Availability::Rebuilt;
+    if (!saves || !fromState)
+      continue;
+    choice.candidate = -1;
+    choice.slice = std::move(s);
+    return choice;
+  }
+  return choice;
+}
+
+Sweep::Slice Sweep::slice(const std::vector<ValueId>& roots,
+                          const std::vector<ValueId>& solved, NodeId at,
+                          bool anchorsOnDemand) const {
+  Slice s;
+  std::unordered_set<ValueId> seen;
+  std::unordered_set<NodeId> nodes;
+  std::set<ValueId> terminals, anchors;
+  std::vector<ValueId> work(roots.begin(), roots.end());
+  auto fail = [&](Reason why, ValueId v) {
+    s.why = why;
+    s.detail = nameOf(flow_.value(v).value);
+    return s;
+  };
+  auto isSolved = [&](ValueId v) {
+    for (ValueId x : solved)
+      if (flow_.canonical(x) == flow_.canonical(v))
+        return true;
+    return false;
+  };
+  while (!work.empty()) {
+    const ValueId v = work.back();
+    work.pop_back();
+    if (!seen.insert(v).second)
+      continue;
+    const ValueInfo& info = flow_.value(v);
+    if (!info.isActivation())
+      continue;
+    if (isSolved(v))
+      return fail(Reason::ConditionerReadsState, v);
+    if (info.writtenInPlace)
+      return fail(Reason::WriteInPlace, v);
+    if (available(v)) {
+      terminals.insert(v);
+      continue;
+    }
+    // A value that is alive beyond the node could be held for it.
+    const bool lasting = info.def < at && flow_.lastReader(v) > at &&
+                         isTensor(info);
+    if (anchorsOnDemand && lasting && std::find(roots.begin(), roots.end(),
+                                                v) == roots.end()) {
+      terminals.insert(v);
+      anchors.insert(v);
+      continue;
+    }
+    if (info.def < 0) {
+      // The caller keeps its inputs: a mask, a condition.
+      if (!anchorsOnDemand || !isTensor(info))
+        return fail(Reason::NotInvertible, v);
+      terminals.insert(v);
+      continue;
+    }
+    const NodeInfo& def = flow_.node(info.def);
+    if (def.effect == EffectKind::Effect)
+      return fail(Reason::EffectInside, v);
+    if (nodes.insert(info.def).second &&
+        int64_t(nodes.size()) > context_.options.maxConditioner)
+      return fail(Reason::BudgetExceeded, v);
+    for (ValueId operand : def.operands)
+      work.push_back(operand);
+  }
+  s.ok = true;
+  s.nodes.assign(nodes.begin(), nodes.end());
+  std::sort(s.nodes.begin(), s.nodes.end());
+  s.terminals.assign(terminals.begin(), terminals.end());
+  s.anchors.assign(anchors.begin(), anchors.end());
+  return s;
+}
+
+/// Undoing an operand that the terminals alone determine is recomputation in
+/// disguise: the search from it meets nothing but terminals.
+bool Sweep::recomputable(const std::vector<ValueId>& solved,
+                         const Slice& s) const {
+  NodeId floor = NodeId(flow_.nodes().size());
+  std::unordered_set<ValueId> stop;
+  for (ValueId t : s.terminals) {
+    stop.insert(flow_.canonical(t));
+    floor = std::min(floor, flow_.value(t).def);
+  }
+  std::unordered_set<ValueId> seen;
+  std::vector<ValueId> work(solved.begin(), solved.end());
+  int64_t budget = context_.options.maxConditioner;
+  while (!work.empty()) {
+    const ValueId v = work.back();
+    work.pop_back();
+    const ValueInfo& info = flow_.value(v);
+    if (!info.isActivation() || !seen.insert(v).second ||
+        stop.count(flow_.canonical(v)))
+      continue;
+    // What was there before the first terminal does not come from it.
+    if (info.def < 0 || info.def < floor || budget-- <= 0)
+      return false;
+    for (ValueId operand : flow_.node(info.def).operands)
+      work.push_back(operand);
+  }
+  return true;
+}
+
+void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
+                   const std::vector<ValueId>& resultAnchors) {
+  Derivation d;
+  d.node = n;
+  d.candidate = choice.candidate;
+  d.conditioner = choice.slice.nodes;
+  d.terminals = choice.slice.terminals;
+  d.anchors = choice.slice.anchors;
+  if (c) {
+    d.rule = c->rule;
+    d.cls = c->cls;
+    d.solved = c->solved;
+    d.others = c->others;
+    d.amplification = c->amplification;
+    d.needsSizes = c->needsSizes;
+  } else {
+    d.rule = "recompute";
+    for (const Candidate& other : candidatesOf(n, context_))
+      if (other.cls == RuleClass::Sum && !other.refused &&
+          allAvailable(other.solved) && !available(other.others[0]))
+        d.others = other.others;
+  }
+  for (ValueId v : choice.slice.anchors)
+    makeAvailable(v, Availability::Anchor);
+  d.anchors.insert(d.anchors.end(), resultAnchors.begin(),
+                   resultAnchors.end());
+  for (NodeId node : d.conditioner)
+    interior_[node] = true;
+  done_[n] = true;
+  derivations_.push_back(d);
+  for (ValueId x : d.solved) {
+    if (available(x))
+      continue;
+    makeAvailable(x, Availability::Rebuilt);
+  }
+  // A free producer is undone at once, wherever it stands: its operand may be a
+  // source for derivations between here and there.
+  for (ValueId x : d.solved) {
+    const NodeId def = flow_.value(x).def;
+    if (def < 0 || done_[def] || interior_[def] || !resultsAvailable(def))
+      continue;
+    for (const Candidate& free : candidatesOf(def, context_))
+      if (!free.refused &&
+          (free.cls == RuleClass::Free || free.cls == RuleClass::Scale)) {
+        process(def);
+        break;
+      }
+  }
+}
+
+// --------------------------------------------------------------- explanations
+
+/// Both halves are updated from the old values: what this conditioner reads is
+/// the state of another sum whose own conditioner reads ours.
+bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
+  Slice mine = slice(c.others, c.solved, n, true);
+  std::unordered_set<ValueId> seen;
+  std::vector<ValueId> work(c.others.begin(), c.others.end());
+  int budget = 200;
+  while (!work.empty() && budget-- > 0) {
+    const ValueId v = work.back();
+    work.pop_back();
+    if (!seen.insert(v).second || !flow_.value(v).isActivation())
+      continue;
+    for (NodeId reader : flow_.value(v).readers) {
+      if (reader == n)
+        continue;
+      for (const Candidate& other : candidatesOf(reader, context_)) {
+        if (other.refused || other.cls != RuleClass::Sum ||
+            flow_.canonical(other.solved[0]) != flow_.canonical(v))
+          continue;
+        for (ValueId x : c.solved)
+          for (ValueId o : other.others)
+            if (flow_.dependsOn(o, x))
+              return true;
+      }
+    }
+    if (flow_.value(v).def >= 0)
+      for (ValueId operand : flow_.node(flow_.value(v).def).operands)
+        work.push_back(operand);
+  }
+  return false;
+}
+
+/// Turns a failed search into a reason worth telling. Only sums of two
+/// networks' worth of data are couplings that somebody may have meant.
+void Sweep::explain(NodeId n, const Candidate& c, const Slice& failed) {
+  if (c.cls != RuleClass::Sum && c.cls != RuleClass::Annotated)
+    return;
+  if (!failed.ok && failed.why == Reason::ConditionerReadsState) {
+    // Does the conditioner read nothing but the state itself?
+    bool readsOthers = false;
+    std::unordered_set<ValueId> seen;
+    std::vector<ValueId> work(c.others.begin(), c.others.end());
+    while (!work.empty()) {
+      const ValueId v = work.back();
+      work.pop_back();
+      if (!seen.insert(v).second || !flow_.value(v).isActivation())
+        continue;
+      bool isX = false;
+      for (ValueId x : c.solved)
+        isX |= flow_.canonical(x) == flow_.canonical(v);
+      if (isX)
+        continue;
+      const NodeId def = flow_.value(v).def;
+      const NodeId xDef = flow_.value(c.solved[0]).def;
+      // Beyond the state's own producer nothing belongs to the block.
+      if (def < 0 || def <= xDef) {
+        readsOthers = true;
+        continue;
+      }
+      for (ValueId operand : flow_.node(def).operands)
+        work.push_back(operand);
+    }
+    return refuse(n, readsOthers ? Reason::ConditionerReadsState
+                                 : Reason::ResidualInput,
+                  failed.detail);
+  }
+  if (!failed.ok && isParallelUpdate(n, c))
+    return refuse(n, Reason::ParallelUpdate, failed.detail);
+  if (!failed.ok)
+    refuse(n, failed.why, failed.detail);
+}
+
+} // namespace inv::opt

@@ -1,0 +1,78 @@
+// The sweep: one walk backwards over the schedule that applies the rules.
+// Internal to analysis/; findInvertibility() runs it, judges, and repeats.
+#pragma once
+
+#include "passes/analysis/Invertibility.h"
+
+#include <set>
+#include <utility>
+
+namespace inv::opt {
+
+class Sweep {
+public:
+  /// Derivations whose node is banned for a given solved value (-1: recompute)
+  /// are not formed.
+  using Bans = std::set<std::pair<NodeId, ValueId>>;
+
+  Sweep(const RuleContext& context, const Bans& bans);
+
+  /// Pass 1: free, sum, scale and annotated rules. Pass 2: solve and pointwise
+  /// rules too, on nodes that no conditioner of pass 1 holds.
+  void run();
+
+  const std::vector<Derivation>& derivations() const { return derivations_; }
+  const std::vector<Availability>& availability() const { return avail_; }
+  std::vector<Refusal> takeRefusals() { return std::move(refusals_); }
+
+private:
+  /// What a backward search for a conditioner found.
+  struct Slice {
+    bool ok = false;
+    Reason why = Reason::BudgetExceeded; ///< where not ok
+    std::string detail;
+    std::vector<NodeId> nodes;
+    std::vector<ValueId> terminals;
+    std::vector<ValueId> anchors; ///< terminals that were not available yet
+  };
+  struct Choice {
+    int candidate = -2; ///< -2: none, -1: recompute
+    Slice slice;
+    bool needed = false;
+  };
+
+  void sweepOnce();
+  void process(NodeId n);
+  void keepPlain(NodeId n);
+  bool classAllowed(RuleClass cls) const;
+  bool anyAvailable(NodeId n) const;
+  bool allAvailable(const std::vector<ValueId>& vs) const;
+  bool resultsAvailable(NodeId n) const;
+  std::vector<ValueId> anchorsFor(NodeId n) const;
+  Choice choose(NodeId n, const std::vector<Candidate>& candidates);
+  Choice tryCandidate(NodeId n, const Candidate& c, int index);
+  Choice tryRecompute(NodeId n, const std::vector<Candidate>& candidates);
+  Slice slice(const std::vector<ValueId>& roots,
+              const std::vector<ValueId>& solved, NodeId at,
+              bool anchorsOnDemand) const;
+  bool recomputable(const std::vector<ValueId>& solved, const Slice& s) const;
+  void commit(NodeId n, const Candidate* c, const Choice& choice,
+              const std::vector<ValueId>& resultAnchors);
+  void refuse(NodeId n, Reason reason, std::string detail = "");
+  void explain(NodeId n, const Candidate& c, const Slice& failed);
+  bool isParallelUpdate(NodeId n, const Candidate& c) const;
+  bool available(ValueId v) const;
+  void makeAvailable(ValueId v, Availability a);
+
+  const RuleContext& context_;
+  const Dataflow& flow_;
+  const Bans& bans_;
+  int pass_ = 1;
+  std::vector<Availability> avail_; ///< by ValueId, at the canonical value
+  std::vector<bool> interior_;      ///< node is part of a conditioner
+  std::vector<bool> done_;          ///< node made a derivation
+  std::vector<Derivation> derivations_;
+  std::vector<Refusal> refusals_;
+};
+
+} // namespace inv::opt

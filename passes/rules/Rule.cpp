@@ -1,0 +1,39 @@
+#include "passes/rules/Rule.h"
+
+namespace inv::opt {
+
+const char* nameOf(RuleClass cls) {
+  switch (cls) {
+  case RuleClass::Free:
+    return "free";
+  case RuleClass::Sum:
+    return "sum";
+  case RuleClass::Scale:
+    return "scale";
+  case RuleClass::Annotated:
+    return "annotated";
+  case RuleClass::Solve:
+    return "solve";
+  case RuleClass::Pointwise:
+    return "pointwise";
+  }
+  return "";
+}
+
+const std::vector<RuleFamily>& allRules() {
+  static const std::vector<RuleFamily> rules = {
+#define RULE(name, function, sentence) {name, function, sentence},
+#include "passes/rules/Rules.def"
+#undef RULE
+  };
+  return rules;
+}
+
+std::vector<Candidate> candidatesOf(NodeId n, const RuleContext& context) {
+  std::vector<Candidate> out;
+  for (const RuleFamily& family : allRules())
+    family.candidates(n, context, out);
+  return out;
+}
+
+} // namespace inv::opt

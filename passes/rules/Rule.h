@@ -1,0 +1,109 @@
+// Inverse rules: which operand of an operator can be computed back from its
+// result, when, and by which code.
+//
+// A family of operators is one file of this folder and one line of Rules.def.
+// Its function looks at a node and appends a Candidate for each operand that
+// could be undone; it changes nothing. Whether a candidate is taken is the
+// analysis's business (analysis/Sweep.h).
+#pragma once
+
+#include "passes/analysis/Dataflow.h"
+#include "passes/support/Options.h"
+#include "passes/support/Remarks.h"
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace torch::jit {
+struct Graph;
+struct Node;
+} // namespace torch::jit
+
+namespace inv::opt {
+
+/// When a rule may fire (docs/analysis.md, "Two passes by rule class").
+enum class RuleClass {
+  Free,      ///< layout, split and join: moves values, exact
+  Sum,       ///< add and subtract another operand
+  Scale,     ///< multiply by a known non-zero constant, add a constant
+  Annotated, ///< a module whose inverse the user wrote
+  Solve,     ///< linear layers
+  Pointwise, ///< monotone activations
+};
+
+const char* nameOf(RuleClass);
+
+/// Writes the inverse of one node into the step's `inverse` method. Given to
+/// Candidate::emit by the outliner.
+class InverseBuilder {
+public:
+  virtual ~InverseBuilder() = default;
+  virtual torch::jit::Graph& graph() = 0;
+  /// The i-th tensor result of the node, inside the inverse.
+  virtual torch::jit::Value* result(size_t i) = 0;
+  /// A value of the model's graph, inside the inverse: one of the candidate's
+  /// `others`, or a constant.
+  virtual torch::jit::Value* operand(torch::jit::Value* original) = 0;
+  /// size(v, dim) and size(v) of a solved operand; recorded in forward and
+  /// handed to the inverse, since the operand is gone there.
+  virtual torch::jit::Value* sizeOf(torch::jit::Value* solved, int64_t dim) = 0;
+  virtual torch::jit::Value* sizesOf(torch::jit::Value* solved) = 0;
+  /// The body of a method of the module that `callNode` (a prim::CallMethod)
+  /// calls, on `arguments`; returns its results, a tuple taken apart.
+  virtual std::vector<torch::jit::Value*>
+  call(torch::jit::Node* callNode, const std::string& method,
+       const std::vector<torch::jit::Value*>& arguments) = 0;
+};
+
+/// One way to undo a node.
+struct Candidate {
+  const char* rule = ""; ///< e.g. "sum", for reports
+  RuleClass cls = RuleClass::Free;
+  /// Operands computed back, in the order in which `emit` returns them.
+  std::vector<ValueId> solved;
+  /// Operands that the inverse reads beside the node's results.
+  std::vector<ValueId> others;
+  /// Bound on |error in solved| / |error in result|, 1 where exact in real
+  /// arithmetic without growth.
+  double amplification = 1.0;
+  /// The inverse asks for the sizes of what it solves.
+  bool needsSizes = false;
+  /// Appends the inverse to builder.graph() and returns the solved values.
+  std::function<std::vector<torch::jit::Value*>(InverseBuilder&)> emit;
+  /// Set where the node would fit but a condition fails: then nothing of the
+  /// above is used, and the reason is reported.
+  std::optional<Reason> refused;
+  std::string detail; ///< of the refusal
+};
+
+/// What a rule may look at.
+struct RuleContext {
+  const Dataflow& flow;
+  const Options& options;
+  /// The model, for the saved values of weights; None where unknown.
+  c10::IValue self;
+};
+
+using RuleFunction = void (*)(NodeId, const RuleContext&,
+                              std::vector<Candidate>&);
+
+struct RuleFamily {
+  const char* name;
+  RuleFunction candidates;
+  const char* sentence;
+};
+
+/// All families, in the order of Rules.def.
+const std::vector<RuleFamily>& allRules();
+
+/// Candidates of all families for a node.
+std::vector<Candidate> candidatesOf(NodeId n, const RuleContext& context);
+
+#define RULE(name, function, sentence)                                         \
+  void function(NodeId, const RuleContext&, std::vector<Candidate>&);
+#include "passes/rules/Rules.def"
+#undef RULE
+
+} // namespace inv::opt

@@ -1,0 +1,141 @@
+#include "passes/support/GraphRunner.h"
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/runtime/operator.h>
+
+#include "passes/analysis/Effects.h"
+
+namespace inv::opt {
+
+using namespace torch::jit;
+
+namespace {
+
+void runIf(const Node* n, ValueMap& env) {
+  const bool taken = env.at(n->input(0)).toBool();
+  const Block* block = n->blocks().at(taken ? 0 : 1);
+  runBlock(block, env);
+  for (size_t i = 0; i < n->outputs().size(); ++i)
+    env[n->output(i)] = env.at(block->outputs().at(i));
+}
+
+void runLoop(const Node* n, ValueMap& env) {
+  const Block* body = n->blocks().at(0);
+  const int64_t trips = env.at(n->input(0)).toInt();
+  bool go = env.at(n->input(1)).toBool();
+  std::vector<c10::IValue> carried;
+  for (size_t i = 2; i < n->inputs().size(); ++i)
+    carried.push_back(env.at(n->input(i)));
+  for (int64_t trip = 0; trip < trips && go; ++trip) {
+    env[body->inputs().at(0)] = trip;
+    for (size_t i = 0; i < carried.size(); ++i)
+      env[body->inputs().at(i + 1)] = carried[i];
+    runBlock(body, env);
+    go = env.at(body->outputs().at(0)).toBool();
+    for (size_t i = 0; i < carried.size(); ++i)
+      carried[i] = env.at(body->outputs().at(i + 1));
+  }
+  for (size_t i = 0; i < carried.size(); ++i)
+    env[n->output(i)] = carried[i];
+}
+
+void runCallMethod(const Node* n, ValueMap& env) {
+  Stack stack;
+  for (const Value* in : n->inputs())
+    stack.push_back(env.at(in));
+  auto object = stack.front().toObject();
+  Function& method = object->type()->getMethod(n->s(attr::name));
+  method.run(stack);
+  env[n->output()] = stack.back();
+}
+
+void runNode(const Node* n, ValueMap& env) {
+  if (n->kind() == prim::If)
+    return runIf(n, env);
+  if (n->kind() == prim::Loop)
+    return runLoop(n, env);
+  if (n->kind() == prim::CallMethod)
+    return runCallMethod(n, env);
+  if (n->kind() == prim::GetAttr) {
+    env[n->output()] =
+        env.at(n->input()).toObject()->getAttr(n->s(attr::name));
+    return;
+  }
+  if (n->kind() == prim::Constant) {
+    auto constant = toIValue(n->output());
+    env[n->output()] = constant ? *constant : c10::IValue();
+    return;
+  }
+  Stack stack;
+  for (const Value* in : n->inputs())
+    stack.push_back(env.at(in));
+  n->getOperation()(stack);
+  const size_t count = n->outputs().size();
+  for (size_t i = 0; i < count; ++i)
+    env[n->output(i)] = std::move(stack.at(stack.size() - count + i));
+}
+
+} // namespace
+
+void runBlock(const Block* block, ValueMap& env,
+              const std::function<void(const Node*)>& after) {
+  for (const Node* n : block->nodes()) {
+    runNode(n, env);
+    if (after)
+      after(n);
+  }
+}
+
+std::vector<c10::IValue> runGraph(const Graph& graph,
+                                  const std::vector<c10::IValue>& inputs,
+                                  ValueMap* env) {
+  ValueMap local;
+  ValueMap& values = env ? *env : local;
+  for (size_t i = 0; i < graph.inputs().size(); ++i)
+    values[graph.inputs()[i]] = inputs.at(i);
+  runBlock(graph.block(), values);
+  std::vector<c10::IValue> outputs;
+  for (const Value* out : graph.outputs())
+    outputs.push_back(values.at(out));
+  return outputs;
+}
+
+namespace {
+
+/// Adds to `env` the value of `v`, running what it needs first. False where it
+/// needs anything but attributes and constants.
+bool evaluateInto(const Value* v, const c10::IValue& self, ValueMap& env) {
+  if (env.count(v))
+    return true;
+  const Node* n = v->node();
+  if (n->kind() == prim::Param) {
+    if (n->owningBlock() != n->owningGraph()->block() || v->offset() != 0 ||
+        !v->type()->cast<c10::ClassType>())
+      return false;
+    env[v] = self;
+    return true;
+  }
+  if (!n->blocks().empty() || n->kind() == prim::CallMethod ||
+      effectOf(n) != EffectKind::Pure)
+    return false;
+  for (const Value* in : n->inputs())
+    if (!evaluateInto(in, self, env))
+      return false;
+  runNode(n, env);
+  return true;
+}
+
+} // namespace
+
+std::optional<c10::IValue> evaluateStatic(const Value* v,
+                                          const c10::IValue& self) {
+  at::NoGradGuard noGrad;
+  ValueMap env;
+  if (!evaluateInto(v, self, env))
+    return std::nullopt;
+  return env.at(v);
+}
+
+} // namespace inv::opt

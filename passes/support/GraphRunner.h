@@ -1,0 +1,42 @@
+// Runs a graph node by node, outside the executor: for values that the
+// compiler wants to know (a parameter's transposed copy, the shapes of all
+// values for sample inputs) and for tests that look at every value.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include <ATen/core/ivalue.h>
+
+namespace torch::jit {
+struct Block;
+struct Graph;
+struct Node;
+struct Value;
+} // namespace torch::jit
+
+namespace inv::opt {
+
+using ValueMap = std::unordered_map<const torch::jit::Value*, c10::IValue>;
+
+/// Runs the nodes of `block` in order on the values in `env` (which must hold
+/// the block's inputs and the free values), adding every value computed; blocks
+/// of ifs and loops are run too. `after`, where given, is called behind each
+/// node of the block itself. Throws what the operators throw.
+void runBlock(const torch::jit::Block* block, ValueMap& env,
+              const std::function<void(const torch::jit::Node*)>& after = {});
+
+/// Runs `graph` on `inputs` (self first); returns its outputs. `env`, where
+/// given, receives every value of the top-level block.
+std::vector<c10::IValue> runGraph(const torch::jit::Graph& graph,
+                                  const std::vector<c10::IValue>& inputs,
+                                  ValueMap* env = nullptr);
+
+/// The value of `v` where it can be computed from `self`'s attributes and
+/// constants alone; nothing otherwise.
+std::optional<c10::IValue> evaluateStatic(const torch::jit::Value* v,
+                                          const c10::IValue& self);
+
+} // namespace inv::opt

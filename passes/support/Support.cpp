@@ -1,1 +1,0 @@
-#include "passes/support/Remarks.h"

@@ -1,0 +1,260 @@
+// form-steps: outlines what the analysis found into invertible-checkpoint
+// steps.
+//
+// What. The analysis (passes/analysis) says which values that backward reads
+// can be rebuilt, by which derivations, and which of these pay. Derivations
+// that share a conditioner become one step: its nodes leave the method for a
+// TorchScript class of their own (conditioner, function, inverse), and the
+// method calls the step through an operator of the runtime:
+//
+//   before                                after
+//     %h = linear(%x2, %w, %b)              %step = GetAttr["inv_step_0"](%self)
+//     %f = tanh(%h)                         %s = inv::coupling(%step, [%x1],
+//     %y1 = add(%x1, %f, 1)                          [%x2], [%w, %b], None)
+//     ...  %x2 ...                          %y1, %x2p = ListUnpack(%s)
+//                                           ...  %x2p ...  (in later steps)
+//
+// Why it is sound. The step computes the same operators on the same values in
+// the same order, so the forward result does not change by a bit. Everything
+// the methods read is handed in. A rebuilt value is read by steps only: a plain
+// operator keeps its own tensors. Side effects stay in the method; random
+// operators keep their order. Where shapes and dtypes are not known (loaded
+// graphs carry none) the step checks at run time, and keeps its input where the
+// check fails.
+//
+// What it leaves alone. Nodes whose derivations do not pay (see the remarks),
+// steps that cannot be brought together without changing the order of effects,
+// methods that already hold steps for the same nodes (those are single
+// operators to the analysis), blocks of ifs and loops.
+#include "passes/Passes.h"
+#include "passes/analysis/Invertibility.h"
+#include "passes/rules/Match.h"
+#include "passes/support/GraphRunner.h"
+#include "passes/transforms/StepDraft.h"
+#include "passes/transforms/StepSchedule.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/max.h>
+#include <ATen/ops/sub.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+
+#include <fmt/format.h>
+
+#include <iostream>
+
+namespace inv::opt {
+
+using namespace torch::jit;
+
+namespace {
+
+/// Reads of attributes inside ifs and loops move to the top, so that a node
+/// with blocks can be handed what it reads. Not where the method writes
+/// attributes.
+bool hoistAttributeReads(Graph& graph) {
+  std::vector<Node*> reads;
+  bool writes = false;
+  std::function<void(Block*, bool)> collect = [&](Block* block, bool nested) {
+    for (Node* n : block->nodes()) {
+      writes |= n->kind() == prim::SetAttr;
+      if (nested && n->kind() == prim::GetAttr)
+        reads.push_back(n);
+      for (Block* inner : n->blocks())
+        collect(inner, true);
+    }
+  };
+  collect(graph.block(), false);
+  if (writes || reads.empty())
+    return false;
+  Node* first = *graph.nodes().begin();
+  bool moved = false;
+  for (Node* n : reads) {
+    // Its object must be there at the top: the module itself, or a read that
+    // was moved (or stands) there.
+    const Node* object = n->input()->node();
+    const bool atTop = object->kind() == prim::Param
+                           ? object->owningBlock() == graph.block()
+                           : object->kind() == prim::GetAttr;
+    if (!atTop)
+      continue;
+    if (object->kind() == prim::GetAttr && object->isAfter(first))
+      n->moveAfter(const_cast<Node*>(object));
+    else
+      n->moveBefore(first);
+    moved = true;
+  }
+  return moved;
+}
+
+/// A run on the sample inputs: shapes of all values, for the bytes.
+std::optional<ValueMap> runOnSamples(PassContext& context) {
+  if (context.options.sampleInputs.empty())
+    return std::nullopt;
+  at::NoGradGuard noGrad;
+  // On a copy: a training run writes running statistics.
+  std::vector<c10::IValue> inputs{context.model.module.deepcopy()._ivalue()};
+  for (const at::Tensor& t : context.options.sampleInputs)
+    inputs.emplace_back(t);
+  ValueMap env;
+  runGraph(*context.method.graph, inputs, &env);
+  return env;
+}
+
+/// On the sample inputs, does the module's inverse give back what went in?
+bool annotationHolds(const Node* n, const ValueMap& env, double& error) {
+  std::vector<c10::IValue> outputs;
+  const c10::IValue& y = env.at(n->output());
+  if (y.isTuple())
+    for (const c10::IValue& element : y.toTupleRef().elements())
+      outputs.push_back(element);
+  else
+    outputs.push_back(y);
+  at::NoGradGuard noGrad;
+  Stack stack{env.at(n->input(0))};
+  stack.insert(stack.end(), outputs.begin(), outputs.end());
+  stack[0].toObject()->type()->getMethod("inverse").run(stack);
+  std::vector<at::Tensor> back;
+  if (stack.back().isTensor())
+    back.push_back(stack.back().toTensor());
+  else
+    for (const c10::IValue& element : stack.back().toTupleRef().elements())
+      back.push_back(element.toTensor());
+  error = 0.0;
+  for (size_t i = 0; i < back.size(); ++i) {
+    const at::Tensor x = env.at(n->input(i + 1)).toTensor();
+    if (x.sizes() != back[i].sizes())
+      return false;
+    if (x.numel() == 0)
+      continue;
+    const double size = std::max(x.abs().max().item<double>(), 1e-30);
+    const double distance = at::sub(x, back[i]).abs().max().item<double>();
+    error = std::max(error, distance / size);
+  }
+  return error < 1e-2;
+}
+
+class Former {
+public:
+  explicit Former(PassContext& context)
+      : context_(context), samples_(runOnSamples(context)),
+        flow_(*context.method.graph, samples_ ? &*samples_ : nullptr),
+        rules_{flow_, context.options, context.model.module._ivalue()} {}
+
+  bool run() {
+    found_ = findInvertibility(rules_);
+    dropWrongAnnotations();
+    drafts_ = draftSteps(found_, rules_, refusals_);
+    Schedule schedule = scheduleSteps(drafts_, flow_, refusals_);
+    report();
+    if (drafts_.empty())
+      return false;
+    installSteps(drafts_, schedule, rules_, context_);
+    EliminateDeadCode(context_.method.graph);
+    return true;
+  }
+
+  void print() {
+    found_ = findInvertibility(rules_);
+    opt::print(std::cout, found_, flow_);
+  }
+
+private:
+  void dropWrongAnnotations() {
+    if (!samples_)
+      return;
+    auto wrong = [&](const Derivation& d) {
+      double error = 0.0;
+      if (d.cls != RuleClass::Annotated ||
+          annotationHolds(flow_.node(d.node).node, *samples_, error))
+        return false;
+      refusals_.push_back({d.node, Reason::AnnotationWrong,
+                           fmt::format("relative error {:.2g}", error)});
+      return true;
+    };
+    std::erase_if(found_.derivations, wrong);
+  }
+
+  /// Storages that the step's nodes would have kept and that nobody keeps now.
+  std::vector<ValueId> droppedBy(const StepDraft& d) const {
+    std::set<ValueId> mine;
+    for (NodeId n : d.owned)
+      for (ValueId v : flow_.node(n).saved)
+        mine.insert(flow_.storage(v));
+    std::vector<ValueId> out;
+    for (ValueId v : found_.dropped)
+      if (mine.count(v))
+        out.push_back(v);
+    return out;
+  }
+
+  std::string rulesOf(const StepDraft& d) const {
+    std::string out;
+    for (const Derivation& derivation : d.derivations)
+      if (out.find(derivation.rule) == std::string::npos)
+        out += (out.empty() ? "" : "+") + derivation.rule;
+    return out;
+  }
+
+  void report() {
+    std::set<ValueId> counted;
+    for (const StepDraft& d : drafts_) {
+      const Node* at =
+          flow_.node(d.stream.empty() ? d.owned.back() : d.stream.back()).node;
+      StepReport step;
+      step.kind = nameOf(d.form);
+      step.module = modulePathOf(at);
+      step.source = sourceOf(at);
+      step.valuesDropped = 0;
+      step.bytesDropped = flow_.shapesKnown() ? 0 : -1;
+      for (ValueId v : droppedBy(d))
+        if (counted.insert(v).second) {
+          ++step.valuesDropped;
+          if (flow_.shapesKnown())
+            step.bytesDropped += flow_.weight(v);
+        }
+      context_.remarks.passed(
+          at, fmt::format("{} step by rule {}: {} no longer kept", step.kind,
+                          rulesOf(d),
+                          flow_.shapesKnown()
+                              ? fmt::format("{} bytes", step.bytesDropped)
+                              : fmt::format("{} values", step.valuesDropped)));
+      context_.method.steps.push_back(std::move(step));
+    }
+    for (const Refusal& r : found_.refusals)
+      context_.remarks.missed(flow_.node(r.node).node, r.reason, r.detail);
+    for (const DraftRefusal& r : refusals_)
+      context_.remarks.missed(flow_.node(r.node).node, r.reason, r.detail);
+    std::set<Symbol> unknown;
+    for (const NodeInfo& n : flow_.nodes())
+      if (!n.savedKnown && !n.saved.empty() &&
+          unknown.insert(n.node->kind()).second)
+        context_.remarks.analysis(
+            n.node, fmt::format("{} is not in the table of what derivatives "
+                                "keep: taken to keep all its inputs and "
+                                "outputs",
+                                n.node->kind().toQualString()));
+  }
+
+  PassContext& context_;
+  std::optional<ValueMap> samples_;
+  Dataflow flow_;
+  RuleContext rules_;
+  Invertibility found_;
+  std::vector<StepDraft> drafts_;
+  std::vector<DraftRefusal> refusals_;
+};
+
+} // namespace
+
+bool formSteps(PassContext& context) {
+  const bool hoisted = hoistAttributeReads(*context.method.graph);
+  return Former(context).run() || hoisted;
+}
+
+bool printInvertibility(PassContext& context) {
+  Former(context).print();
+  return false;
+}
+
+} // namespace inv::opt

@@ -1,0 +1,367 @@
+#include "passes/transforms/StepDraft.h"
+
+#include "passes/rules/Match.h"
+
+#include <algorithm>
+#include <numeric>
+#include <unordered_map>
+#include <unordered_set>
+
+namespace inv::opt {
+
+using namespace torch::jit;
+
+const char* nameOf(StepForm form) {
+  switch (form) {
+  case StepForm::Coupling:
+    return "coupling";
+  case StepForm::Bijection:
+    return "bijection";
+  case StepForm::Checkpoint:
+    return "checkpoint";
+  }
+  return "";
+}
+
+bool isCopied(const Dataflow& flow, NodeId n) {
+  const NodeInfo& info = flow.node(n);
+  if (info.glue || info.view)
+    return true;
+  return std::none_of(info.results.begin(), info.results.end(), [&](ValueId v) {
+    return flow.value(v).isActivation();
+  });
+}
+
+namespace {
+
+void addOnce(std::vector<ValueId>& list, ValueId v) {
+  if (std::find(list.begin(), list.end(), v) == list.end())
+    list.push_back(v);
+}
+
+class Drafter {
+public:
+  Drafter(const Invertibility& found, const RuleContext& context,
+          std::vector<DraftRefusal>& refusals)
+      : found_(found), flow_(context.flow), refusals_(refusals),
+        parent_(found.derivations.size()) {
+    std::iota(parent_.begin(), parent_.end(), size_t(0));
+  }
+
+  std::vector<StepDraft> run() {
+    uniteSharedConditioners();
+    uniteLayoutWithReader();
+    std::vector<StepDraft> steps = collectGroups();
+    findOwners(steps);
+    std::vector<StepDraft> out;
+    for (StepDraft& step : steps)
+      if (fill(step))
+        out.push_back(std::move(step));
+    findLive(out);
+    for (StepDraft& step : out)
+      fillSides(step);
+    return out;
+  }
+
+private:
+  size_t find(size_t i) {
+    while (parent_[i] != i)
+      i = parent_[i] = parent_[parent_[i]];
+    return i;
+  }
+
+  void uniteSharedConditioners();
+  void uniteLayoutWithReader();
+  std::vector<StepDraft> collectGroups();
+  void findOwners(const std::vector<StepDraft>& steps);
+  bool fill(StepDraft& step);
+  void pullIntegers(StepDraft& step);
+  bool computedInside(ValueId v, const std::unordered_set<NodeId>& inside,
+                      std::vector<NodeId>& through) const;
+  void fillInputs(StepDraft& step);
+  void addOperand(StepDraft& step, ValueId v, bool ofFunction);
+  void findLive(const std::vector<StepDraft>& steps);
+  void fillSides(StepDraft& step);
+
+  const Invertibility& found_;
+  const Dataflow& flow_;
+  std::vector<DraftRefusal>& refusals_;
+  std::vector<size_t> parent_;
+  std::unordered_map<NodeId, size_t> owner_; ///< owned node → step
+  std::vector<bool> live_;                   ///< node stays in the method
+};
+
+/// y = x * exp(s) + t: two derivations, one network that makes s and t.
+void Drafter::uniteSharedConditioners() {
+  std::unordered_map<NodeId, size_t> first;
+  for (size_t i = 0; i < parent_.size(); ++i)
+    for (NodeId n : found_.derivations[i].conditioner) {
+      if (isCopied(flow_, n))
+        continue;
+      auto [at, fresh] = first.insert({n, i});
+      if (!fresh)
+        parent_[find(i)] = find(at->second);
+    }
+}
+
+/// permute, scale, ... whose only reader is undone by a derivation of its own:
+/// one step does both.
+void Drafter::uniteLayoutWithReader() {
+  std::unordered_map<NodeId, size_t> byNode;
+  for (size_t i = 0; i < parent_.size(); ++i)
+    if (found_.derivations[i].candidate >= 0)
+      byNode[found_.derivations[i].node] = i;
+  for (size_t i = 0; i < parent_.size(); ++i) {
+    const Derivation& d = found_.derivations[i];
+    const bool light = d.conditioner.empty() && (d.cls == RuleClass::Free ||
+                                                 d.cls == RuleClass::Scale);
+    if (!light || flow_.node(d.node).results.size() != 1)
+      continue;
+    const ValueInfo& result = flow_.value(flow_.node(d.node).results[0]);
+    if (result.readers.size() != 1 || result.graphOutput)
+      continue;
+    auto reader = byNode.find(result.readers[0]);
+    if (reader == byNode.end())
+      continue;
+    const auto& solved = found_.derivations[reader->second].solved;
+    if (found_.derivations[reader->second].needsSizes)
+      continue; // the size of what would be inside is not there to be asked
+    if (std::find(solved.begin(), solved.end(),
+                  flow_.node(d.node).results[0]) != solved.end())
+      parent_[find(i)] = find(reader->second);
+  }
+}
+
+std::vector<StepDraft> Drafter::collectGroups() {
+  std::unordered_map<size_t, size_t> index;
+  std::vector<StepDraft> steps;
+  for (size_t i = 0; i < parent_.size(); ++i) {
+    auto [at, fresh] = index.insert({find(i), steps.size()});
+    if (fresh)
+      steps.emplace_back();
+    steps[at->second].derivations.push_back(found_.derivations[i]);
+  }
+  for (StepDraft& step : steps) {
+    std::set<NodeId> conditioner, stream;
+    for (const Derivation& d : step.derivations) {
+      conditioner.insert(d.conditioner.begin(), d.conditioner.end());
+      if (d.candidate >= 0)
+        stream.insert(d.node);
+    }
+    for (NodeId n : stream)
+      conditioner.erase(n);
+    step.conditioner.assign(conditioner.begin(), conditioner.end());
+    step.stream.assign(stream.begin(), stream.end());
+    step.form = step.stream.empty()  ? StepForm::Checkpoint
+                : conditioner.empty() ? StepForm::Bijection
+                                      : StepForm::Coupling;
+  }
+  // In the order of the method, so that steps are numbered as they run.
+  std::stable_sort(steps.begin(), steps.end(),
+                   [](const StepDraft& a, const StepDraft& b) {
+                     auto last = [](const StepDraft& s) {
+                       return s.stream.empty() ? s.conditioner.back()
+                                               : s.stream.back();
+                     };
+                     return last(a) < last(b);
+                   });
+  return steps;
+}
+
+void Drafter::findOwners(const std::vector<StepDraft>& steps) {
+  for (size_t i = 0; i < steps.size(); ++i) {
+    for (NodeId n : steps[i].conditioner)
+      if (!isCopied(flow_, n))
+        owner_[n] = i;
+    for (NodeId n : steps[i].stream)
+      owner_[n] = i;
+  }
+}
+
+/// True where the number (list, flag) `v` follows from a tensor that is made
+/// inside; adds to `through` the nodes on the way.
+bool Drafter::computedInside(ValueId v,
+                             const std::unordered_set<NodeId>& inside,
+                             std::vector<NodeId>& through) const {
+  const ValueInfo& info = flow_.value(v);
+  if (info.def < 0)
+    return false;
+  if (inside.count(info.def))
+    return true;
+  if (info.isActivation() || isTensor(info))
+    return false;
+  bool found = false;
+  for (ValueId operand : flow_.node(info.def).operands)
+    found |= computedInside(operand, inside, through);
+  if (found)
+    through.push_back(info.def);
+  return found;
+}
+
+/// Numbers that only exist inside (the size of a hidden layer) are computed
+/// there; all others are handed in.
+void Drafter::pullIntegers(StepDraft& step) {
+  std::unordered_set<NodeId> inside(step.conditioner.begin(),
+                                    step.conditioner.end());
+  std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
+  for (NodeId n : step.conditioner)
+    for (ValueId operand : flow_.node(n).operands) {
+      std::vector<NodeId> through;
+      if (!isTensor(flow_.value(operand)))
+        computedInside(operand, inside, through);
+      all.insert(through.begin(), through.end());
+    }
+  step.conditioner.assign(all.begin(), all.end());
+}
+
+void Drafter::addOperand(StepDraft& step, ValueId v, bool ofFunction) {
+  const ValueInfo& info = flow_.value(v);
+  Node* maker = info.value->node();
+  const bool tensor = isTensor(info);
+  if (info.value->type()->kind() == c10::TypeKind::NoneType ||
+      info.value->type()->cast<c10::ClassType>())
+    return; // written as None; a module's attributes are handed in one by one
+  if (maker->kind() == prim::Constant &&
+      (!tensor || constantNumber(info.value)))
+    return; // copied
+  if (maker->kind() == prim::ListConstruct ||
+      maker->kind() == prim::TupleConstruct) {
+    if (info.def >= 0)
+      for (ValueId element : flow_.node(info.def).operands)
+        addOperand(step, element, ofFunction);
+    return;
+  }
+  if (tensor && info.isActivation()) {
+    addOnce(step.zs, v);
+    return;
+  }
+  addOnce(tensor ? step.captures : step.extras, v);
+  if (ofFunction)
+    addOnce(tensor ? step.functionCaptures : step.functionExtras, v);
+}
+
+void Drafter::fillInputs(StepDraft& step) {
+  std::unordered_set<ValueId> made, streamMade;
+  for (NodeId n : step.conditioner)
+    made.insert(flow_.node(n).results.begin(), flow_.node(n).results.end());
+  for (NodeId n : step.stream)
+    streamMade.insert(flow_.node(n).results.begin(),
+                      flow_.node(n).results.end());
+  for (NodeId n : step.conditioner)
+    for (ValueId v : flow_.node(n).operands)
+      if (!made.count(v))
+        addOperand(step, v, false);
+  std::unordered_set<ValueId> solved;
+  for (const Derivation& d : step.derivations)
+    solved.insert(d.solved.begin(), d.solved.end());
+  auto readByFunction = [&](ValueId v) {
+    if (streamMade.count(v))
+      return;
+    if (solved.count(v))
+      return addOnce(step.xs, v);
+    if (made.count(v) || (isTensor(flow_.value(v)) &&
+                          flow_.value(v).isActivation())) {
+      addOnce(step.aux, v);
+      if (!made.count(v))
+        addOnce(step.zs, v);
+      return;
+    }
+    addOperand(step, v, true);
+  };
+  for (NodeId n : step.stream)
+    for (ValueId v : flow_.node(n).operands)
+      readByFunction(v);
+  for (const Derivation& d : step.derivations)
+    if (d.candidate >= 0)
+      for (ValueId v : d.others)
+        if (!solved.count(v))
+          readByFunction(v);
+  for (NodeId n : step.conditioner)
+    for (Value* v : scratchInputs(flow_.node(n).node)) {
+      const ValueId id = flow_.idOf(v);
+      if (std::find(step.captures.begin(), step.captures.end(), id) !=
+          step.captures.end())
+        addOnce(step.scratch, id);
+    }
+}
+
+bool Drafter::fill(StepDraft& step) {
+  pullIntegers(step);
+  std::unordered_set<NodeId> inside(step.stream.begin(), step.stream.end());
+  for (NodeId n : step.conditioner)
+    if (!isCopied(flow_, n))
+      step.owned.push_back(n);
+  step.owned.insert(step.owned.end(), step.stream.begin(), step.stream.end());
+  std::sort(step.owned.begin(), step.owned.end());
+  fillInputs(step);
+  // A number that the function reads must come from outside.
+  for (ValueId v : step.aux)
+    if (!isTensor(flow_.value(v))) {
+      refusals_.push_back({step.stream.back(), Reason::Untraceable,
+                           nameOf(flow_.value(v).value)});
+      return false;
+    }
+  for (NodeId n : step.stream)
+    for (ValueId v : flow_.node(n).results) {
+      if (!isTensor(flow_.value(v)))
+        continue;
+      bool outside = flow_.value(v).graphOutput ||
+                     flow_.value(v).readers.empty();
+      for (NodeId reader : flow_.value(v).readers)
+        outside |= !inside.count(reader);
+      if (outside)
+        addOnce(step.ys, v);
+    }
+  if (step.form == StepForm::Bijection && !step.zs.empty())
+    step.form = StepForm::Coupling;
+  return true;
+}
+
+/// Which nodes stay in the method: those that are not owned by a step and that
+/// somebody in the method still needs.
+void Drafter::findLive(const std::vector<StepDraft>& steps) {
+  live_.assign(flow_.nodes().size(), false);
+  owner_.clear();
+  findOwners(steps);
+  std::unordered_set<ValueId> needed;
+  for (const StepDraft& step : steps)
+    for (const auto* list : {&step.xs, &step.zs, &step.captures, &step.extras})
+      needed.insert(list->begin(), list->end());
+  for (NodeId n = NodeId(flow_.nodes().size()) - 1; n >= 0; --n) {
+    const NodeInfo& info = flow_.node(n);
+    if (owner_.count(n) || info.glue)
+      continue;
+    bool wanted = info.results.empty() || info.effect != EffectKind::Pure;
+    for (ValueId v : info.results)
+      wanted |= needed.count(v) || flow_.value(v).graphOutput;
+    live_[n] = wanted;
+    if (wanted)
+      needed.insert(info.operands.begin(), info.operands.end());
+  }
+}
+
+void Drafter::fillSides(StepDraft& step) {
+  std::unordered_set<NodeId> own(step.owned.begin(), step.owned.end());
+  for (NodeId n : step.conditioner) {
+    if (isCopied(flow_, n))
+      continue;
+    for (ValueId v : flow_.node(n).results) {
+      bool outside = flow_.value(v).graphOutput;
+      for (NodeId reader : flow_.value(v).readers)
+        outside |= !own.count(reader) &&
+                   (live_[reader] || owner_.count(reader) != 0);
+      if (outside)
+        addOnce(step.sides, v);
+    }
+  }
+}
+
+} // namespace
+
+std::vector<StepDraft> draftSteps(const Invertibility& found,
+                                  const RuleContext& context,
+                                  std::vector<DraftRefusal>& refusals) {
+  return Drafter(found, context, refusals).run();
+}
+
+} // namespace inv::opt

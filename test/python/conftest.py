@@ -1,0 +1,55 @@
+"""Where the built tool and library are, and archives to test with."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOOL = pathlib.Path(os.environ.get("INVOPT_BIN", ROOT / "build/bin")) / "inv-opt"
+LIBRARY = (pathlib.Path(os.environ.get("INVOPT_RUNTIME", ROOT / "build/lib"))
+           / "libinv_runtime.so")
+
+# Model, options, how many steps inv-opt finds in it.
+MODELS = {
+    "revnet": (["--depth", "3", "--width", "8"], 6),
+    "revvit": (["--depth", "2", "--width", "16"], 4),
+    "revmlp": (["--depth", "4", "--width", "32"], 8),
+    "invlinear": (["--depth", "3", "--width", "72"], 6),
+}
+FORMS = ["scripted", "traced"]
+
+
+def pytest_configure(config):
+    for file in (TOOL, LIBRARY):
+        if not file.exists():
+            pytest.exit(f"{file} is not built (INVOPT_BIN, INVOPT_RUNTIME)", 2)
+    torch.ops.load_library(str(LIBRARY))
+    # From its second call on, the profiling executor runs other formulas.
+    torch._C._set_graph_executor_optimize(False)
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory):
+    """archives(name, form, dtype) gives the original's and rewritten's path."""
+    folder = tmp_path_factory.mktemp("models")
+    made = set()
+
+    def get(name, form, dtype="float32"):
+        stem = f"{name}.{dtype}"
+        if stem not in made:
+            options, _ = MODELS[name]
+            subprocess.run([sys.executable, ROOT / f"examples/models/{name}.py",
+                            "--out", folder, "--name", stem, "--dtype", dtype,
+                            *options], check=True)
+            made.add(stem)
+        original = folder / f"{stem}.{form}.pt"
+        rewritten = folder / f"{stem}.{form}.inv.pt"
+        if not rewritten.exists():
+            subprocess.run([TOOL, original, "-o", rewritten, "-q"], check=True)
+        return str(original), str(rewritten)
+
+    return get
