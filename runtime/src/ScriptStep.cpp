@@ -1,0 +1,262 @@
+// StepFunctions on a TorchScript object, as inv-opt writes it into archives.
+#include "ScriptCode.h"
+#include "Stats.h"
+#include "StepFunctions.h"
+
+#include "inv/Abi.h"
+
+#include <ATen/core/class_type.h>
+#include <ATen/core/function.h>
+
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+namespace inv {
+namespace {
+
+using torch::jit::Function;
+
+/// What is the same for all steps of one class, read once.
+struct StepClass {
+  std::weak_ptr<c10::ClassType> type;
+  StepLayout layout;
+  // Owned by the compilation unit, which every object of the class keeps.
+  Function *conditioner = nullptr, *function = nullptr, *inverse = nullptr;
+  std::optional<size_t> mode, preserveRng, origin; // attribute slots
+};
+
+class ClassReader {
+public:
+  explicit ClassReader(const c10::ClassType& type) : type_(type) {}
+
+  c10::IValue find(const char* name) const {
+    return type_.findConstant(name).value_or(c10::IValue());
+  }
+  int64_t integer(const char* name, int64_t otherwise) const {
+    const auto v = find(name);
+    if (v.isNone())
+      return otherwise;
+    check(v.isInt(), name, "int");
+    return v.toInt();
+  }
+  double real(const char* name, double otherwise) const {
+    const auto v = find(name);
+    if (v.isNone())
+      return otherwise;
+    check(v.isDouble() || v.isInt(), name, "float");
+    return v.isInt() ? static_cast<double>(v.toInt()) : v.toDouble();
+  }
+  std::string text(const char* name) const {
+    const auto v = find(name);
+    if (v.isNone())
+      return {};
+    check(v.isString(), name, "str");
+    return v.toStringRef();
+  }
+  std::optional<std::vector<int64_t>> integers(const char* name) const {
+    const auto v = find(name);
+    if (v.isNone())
+      return std::nullopt;
+    if (v.isIntList())
+      return v.toIntVector();
+    std::vector<int64_t> result; // an empty list may have lost its type
+    check(v.isList(), name, "List[int]");
+    for (const c10::IValue& e : v.toListRef())
+      result.push_back(e.toInt());
+    return result;
+  }
+  void check(bool good, const char* name, const char* what) const {
+    TORCH_CHECK(good, "inv: class ", type_.name()->qualifiedName(),
+                " is not a step: constant '", name, "' is no ", what);
+  }
+
+private:
+  const c10::ClassType& type_;
+};
+
+Arithmetic arithmeticOf(const std::string& name) {
+  if (name == abi::kScaledSum)
+    return Arithmetic::ScaledSum;
+  if (name == abi::kLinear)
+    return Arithmetic::Linear;
+  TORCH_CHECK(name.empty(), "inv: unknown arithmetic '", name,
+              "' of a step: written by a newer inv-opt?");
+  return Arithmetic::General;
+}
+
+StepLayout readLayout(const ClassReader& read) {
+  StepLayout layout;
+  layout.numStates = read.integer(abi::kNumStates, 0);
+  layout.numAux = read.integer(abi::kNumAux, 0);
+  layout.numSides = read.integer(abi::kNumSides, 0);
+  layout.arithmetic = arithmeticOf(read.text(abi::kArithmetic));
+  layout.xScale = read.real(abi::kXScale, 1);
+  layout.auxScale = read.real(abi::kAuxScale, 1);
+  read.check(layout.xScale != 0, abi::kXScale, "scale other than 0");
+  if (auto captures = read.integers(abi::kFunctionCaptures)) {
+    layout.functionCaptures = *captures;
+    layout.functionCapturesAll = false;
+  }
+  if (auto extras = read.integers(abi::kFunctionExtras)) {
+    layout.functionExtras = *extras;
+    layout.functionExtrasAll = false;
+  }
+  layout.scratch =
+      read.integers(abi::kScratch).value_or(std::vector<int64_t>());
+  return layout;
+}
+
+std::shared_ptr<const StepClass>
+readClass(const std::shared_ptr<c10::ClassType>& type) {
+  auto result = std::make_shared<StepClass>();
+  result->type = type;
+  result->layout = readLayout(ClassReader(*type));
+  result->conditioner = type->findMethod(abi::kConditioner);
+  result->function = type->findMethod(abi::kFunction);
+  result->inverse = type->findMethod(abi::kInverse);
+  result->mode = type->findAttributeSlot(abi::kMode);
+  result->preserveRng = type->findAttributeSlot(abi::kPreserveRng);
+  result->origin = type->findAttributeSlot(abi::kOrigin);
+  return result;
+}
+
+/// Classes by address; weak, since a class of another compilation unit may
+/// come to lie at the same address.
+class ClassCache {
+public:
+  std::shared_ptr<const StepClass>
+  find(const std::shared_ptr<c10::ClassType>& type) {
+    std::lock_guard lock(mutex_);
+    auto& entry = classes_[type.get()];
+    if (!entry || entry->type.lock() != type)
+      entry = readClass(type);
+    return entry;
+  }
+
+private:
+  std::mutex mutex_;
+  std::unordered_map<const c10::ClassType*, std::shared_ptr<const StepClass>>
+      classes_;
+};
+
+std::shared_ptr<const StepClass>
+classOf(const std::shared_ptr<c10::ClassType>& type) {
+  static auto* cache = new ClassCache;
+  return cache->find(type);
+}
+
+class ScriptStep final : public StepFunctions {
+public:
+  ScriptStep(c10::intrusive_ptr<c10::ivalue::Object> object,
+             std::shared_ptr<const StepClass> stepClass)
+      : object_(std::move(object)), class_(std::move(stepClass)) {}
+
+  const StepLayout& layout() const override { return class_->layout; }
+
+  Tensors runConditioner(Tensors z, Tensors captures,
+                         const Extras& extras) const override {
+    ++counters().conditioners;
+    return run(class_->conditioner, abi::kConditioner, {&z, &captures}, extras,
+               layout().numAux + layout().numSides);
+  }
+  Tensors runFunction(Tensors x, Tensors aux, Tensors captures,
+                      const Extras& extras) const override {
+    ++counters().functions;
+    return run(class_->function, abi::kFunction, {&x, &aux, &captures}, extras,
+               layout().numStates);
+  }
+  Tensors runInverse(Tensors y, Tensors aux, Tensors captures,
+                     const Extras& extras) const override {
+    ++counters().inverses;
+    return run(class_->inverse, abi::kInverse, {&y, &aux, &captures}, extras,
+               -1);
+  }
+
+  Mode mode() const override {
+    if (!class_->mode)
+      return Mode::Invert;
+    const std::string name = object_->getSlot(*class_->mode).toStringRef();
+    if (name == abi::kInvert)
+      return Mode::Invert;
+    if (name == abi::kRecompute)
+      return Mode::Recompute;
+    TORCH_CHECK(name == abi::kStore, "inv: step ", origin(), ": mode is '",
+                name, "', not 'invert', 'recompute' or 'store'");
+    return Mode::Store;
+  }
+  bool preserveRng() const override {
+    return !class_->preserveRng ||
+           object_->getSlot(*class_->preserveRng).toBool();
+  }
+  std::string origin() const override {
+    return class_->origin ? object_->getSlot(*class_->origin).toStringRef()
+                          : std::string();
+  }
+
+private:
+  /// Calls a method; `expected` results, or any number if negative.
+  Tensors run(Function* method, const char* name,
+              std::initializer_list<Tensors*> tensors, const Extras& extras,
+              int64_t expected) const {
+    TORCH_CHECK(method, "inv: class ", object_->type()->name()->qualifiedName(),
+                " of step ", origin(), " has no method '", name, "'");
+    torch::jit::Stack stack;
+    stack.emplace_back(object_);
+    // Moved, so that the method's own last use frees an argument.
+    for (Tensors* list : tensors) {
+      for (at::Tensor& t : *list)
+        stack.emplace_back(std::move(t));
+      list->clear();
+    }
+    for (const c10::IValue& e : extras)
+      stack.emplace_back(e);
+    const size_t wanted = method->getSchema().arguments().size();
+    TORCH_CHECK(stack.size() == wanted, "inv: step ", origin(), ": method '",
+                name, "' takes ", wanted, " arguments with self, the call has ",
+                stack.size());
+    runFixed(*method, stack);
+    Tensors result = unpack(std::move(stack.back()));
+    TORCH_CHECK(expected < 0 || static_cast<int64_t>(result.size()) == expected,
+                "inv: step ", origin(), ": method '", name, "' returned ",
+                result.size(), " tensors, its class says ", expected);
+    return result;
+  }
+
+  static Tensors unpack(c10::IValue value) {
+    Tensors result;
+    if (value.isTensor()) {
+      result.push_back(std::move(value).toTensor());
+    } else if (value.isTensorList()) {
+      result = value.toTensorVector();
+    } else if (!value.isNone()) {
+      for (const c10::IValue& e : value.toTupleRef().elements())
+        result.push_back(e.toTensor());
+    }
+    return result;
+  }
+
+  c10::intrusive_ptr<c10::ivalue::Object> object_;
+  std::shared_ptr<const StepClass> class_;
+};
+
+} // namespace
+
+std::shared_ptr<const StepFunctions> scriptStep(StepKind kind,
+                                                const c10::IValue& object) {
+  TORCH_CHECK(object.isObject(), opName(kind),
+              ": the first argument must be a step, an object of a class that "
+              "inv-opt wrote; got ",
+              object.tagKind());
+  auto obj = object.toObject();
+  auto stepClass = classOf(obj->type());
+  const char* missing =
+      kind == StepKind::Bijection ? abi::kFunction : abi::kConditioner;
+  TORCH_CHECK(kind == StepKind::Bijection ? stepClass->function
+                                          : stepClass->conditioner,
+              opName(kind), ": class ", obj->type()->name()->qualifiedName(),
+              " is not a step: it has no method '", missing, "'");
+  return std::make_shared<ScriptStep>(std::move(obj), std::move(stepClass));
+}
+
+} // namespace inv

@@ -1,0 +1,183 @@
+#include "Slot.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_strided.h>
+#include <torch/csrc/autograd/variable.h>
+
+namespace inv {
+
+Slot::Slot(const at::Tensor& t)
+    : storage_(t.storage().getWeakStorageImpl()), sizes_(t.sizes().vec()),
+      strides_(t.strides().vec()), offset_(t.storage_offset()),
+      dtype_(t.scalar_type()), version_(static_cast<uint32_t>(t._version())) {}
+
+Slot::~Slot() { release(std::move(rebuild_)); }
+
+bool Slot::standsFor(const at::Tensor& t) const {
+  return storage_._unsafe_get_target() == t.storage().unsafeGetStorageImpl() &&
+         static_cast<uint32_t>(t._version()) == version_ &&
+         t.sizes() == sizes_ && t.strides() == strides_ &&
+         t.storage_offset() == offset_ && t.scalar_type() == dtype_;
+}
+
+bool Slot::isConsumed() const {
+  std::lock_guard lock(mutex_);
+  return rebuild_ != nullptr;
+}
+
+void Slot::set(const at::Tensor& t) {
+  value_ = t.detach();
+  valueVersion_ = static_cast<uint32_t>(t._version());
+}
+
+void Slot::hold(const at::Tensor& t) {
+  std::lock_guard lock(mutex_);
+  if (!value_.defined() && !rebuild_)
+    set(t);
+}
+
+void Slot::handOver(const RecordPtr& by, size_t index) {
+  std::lock_guard lock(mutex_);
+  if (rebuild_)
+    return;
+  rebuild_ = by;
+  index_ = index;
+  value_.reset();
+}
+
+Slot::Content Slot::get(const Record& neededBy) const {
+  std::lock_guard lock(mutex_);
+  if (!value_.defined()) {
+    TORCH_CHECK(rebuild_, torch::autograd::ERR_BACKWARD_TWICE, " [",
+                describe(neededBy.kind, *neededBy.step), "]");
+    return {at::Tensor(), rebuild_, index_};
+  }
+  TORCH_CHECK(static_cast<uint32_t>(value_._version()) == valueVersion_,
+              describe(neededBy.kind, *neededBy.step),
+              ": a state that this step needs for its gradient has been "
+              "modified by an inplace operation after the forward: it is at "
+              "version ",
+              value_._version(), "; expected version ", valueVersion_);
+  return {value_, nullptr, 0};
+}
+
+void Slot::putRebuilt(const at::Tensor& t) {
+  std::lock_guard lock(mutex_);
+  if (!value_.defined())
+    set(t);
+}
+
+void Slot::dropRebuilt() {
+  std::lock_guard lock(mutex_);
+  if (rebuild_)
+    value_.reset();
+}
+
+void Slot::forget(const Record* record) {
+  RecordPtr dead;
+  std::lock_guard lock(mutex_);
+  if (rebuild_.get() == record)
+    dead = std::move(rebuild_);
+}
+
+void Slot::drop() {
+  std::lock_guard lock(mutex_);
+  value_.reset();
+}
+
+at::Tensor Slot::inMyStrides(at::Tensor t) const {
+  if (t.strides() == strides_)
+    return t;
+  at::Tensor mine = at::empty_strided(sizes_, strides_, t.options());
+  if (!mine.is_non_overlapping_and_dense())
+    return t;
+  return mine.copy_(t);
+}
+
+// -------------------------------------------------------------------- records
+
+Record::~Record() {
+  for (auto* slots : {&y, &sides, &z})
+    for (SlotPtr& s : *slots)
+      release(std::move(s));
+}
+
+void Record::saveCaptures(const Tensors& captures) {
+  scratch_.resize(captures.size());
+  for (size_t i = 0; i < captures.size(); i++) {
+    if (step->layout().isScratch(i)) {
+      scratch_[i] = captures[i].detach();
+      saved_.emplace_back();
+    } else {
+      saved_.emplace_back(captures[i], /*is_output=*/false);
+    }
+  }
+}
+
+Tensors Record::captures() const {
+  Tensors result;
+  for (size_t i = 0; i < saved_.size(); i++) {
+    if (scratch_[i].defined()) {
+      at::NoGradGuard noGrad;
+      result.push_back(scratch_[i].clone());
+      continue;
+    }
+    try {
+      result.push_back(saved_[i].unpack());
+    } catch (c10::Error& e) {
+      e.add_context("in " + describe(kind, *step) + ", capture " +
+                    std::to_string(i));
+      throw;
+    }
+  }
+  return result;
+}
+
+Tensors Record::functionCaptures(const Tensors& captures) const {
+  const StepLayout& layout = step->layout();
+  if (kind == StepKind::Bijection || layout.functionCapturesAll)
+    return captures;
+  Tensors result;
+  for (int64_t i : layout.functionCaptures)
+    result.push_back(captures.at(static_cast<size_t>(i)));
+  return result;
+}
+
+const SlotPtr& Record::output(size_t i) const {
+  if (i < y.size())
+    return y[i];
+  i -= y.size();
+  return i < sides.size() ? sides[i] : z.at(i - sides.size());
+}
+
+// --------------------------------------------------------------- destruction
+
+namespace {
+
+/// Parks what could start a recursive destruction, and frees it in a loop.
+template <class T> void park(std::shared_ptr<T> p) {
+  static thread_local std::vector<std::shared_ptr<void>>* parked = nullptr;
+  if (!p)
+    return;
+  if (parked) {
+    parked->push_back(std::move(p));
+    return;
+  }
+  std::vector<std::shared_ptr<void>> list;
+  parked = &list;
+  list.push_back(std::move(p));
+  while (!list.empty()) {
+    auto next = std::move(list.back());
+    list.pop_back();
+    next.reset();
+  }
+  parked = nullptr;
+}
+
+} // namespace
+
+// One list per thread for both kinds, or they would recurse through each other.
+void release(SlotPtr p) { park<void>(std::move(p)); }
+void release(RecordPtr p) { park<void>(std::move(p)); }
+
+} // namespace inv

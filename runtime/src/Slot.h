@@ -1,0 +1,156 @@
+// Slots and records: who keeps which state until backward. docs/runtime.md
+// draws them.
+#pragma once
+
+#include "Replay.h"
+#include "Stats.h"
+#include "StepFunctions.h"
+
+#include <c10/core/StorageImpl.h>
+#include <torch/csrc/autograd/saved_variable.h>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+namespace inv {
+
+class Slot;
+struct Record;
+using SlotPtr = std::shared_ptr<Slot>;
+using RecordPtr = std::shared_ptr<Record>;
+
+/// One state of a chain. It holds the state's value; or the record of the step
+/// that consumed the state, which can rebuild it; or, while nobody needs it,
+/// neither (`vacant`).
+///
+/// Thread-safe. The lock is never held while user code runs.
+class Slot : Counted<&Counters::liveSlots> {
+public:
+  /// A vacant slot for the state that `t` is now.
+  explicit Slot(const at::Tensor& t);
+  ~Slot();
+
+  /// Is `t` the tensor that this slot stands for, unchanged?
+  bool standsFor(const at::Tensor& t) const;
+  bool isConsumed() const;
+
+  /// Keeps `t`, unless the slot has a value or a record already.
+  void hold(const at::Tensor& t);
+  /// Hand-over: `by` consumes the state as its x number `index` and can rebuild
+  /// it; the value is dropped. Does nothing if another step did so before.
+  void handOver(const RecordPtr& by, size_t index);
+
+  struct Content {
+    at::Tensor value;  ///< defined, or
+    RecordPtr rebuild; ///< the record that can rebuild it
+    size_t index = 0;  ///< ... as this x
+  };
+  /// What the slot holds. Throws, naming the step that needs it, if the value
+  /// was changed in place since, or if it was released (a backward without
+  /// retain_graph went by).
+  Content get(const Record& neededBy) const;
+
+  /// Keeps a rebuilt value, unless there is one.
+  void putRebuilt(const at::Tensor& t);
+  /// Drops the value if it can be rebuilt.
+  void dropRebuilt();
+  /// `record` has had its backward: the slot no longer refers to it.
+  void forget(const Record* record);
+  /// Drops the value of a state that nobody can ask for any more.
+  void drop();
+
+  c10::IntArrayRef sizes() const { return sizes_; }
+  /// `t`, with this state's values, in the strides that the state had, as far
+  /// as those leave no holes. What reads the state may compute other bits for
+  /// other strides.
+  at::Tensor inMyStrides(at::Tensor t) const;
+
+  /// Undoes a sum: sees to it that the slot has a value if `wanted`, computed
+  /// by `undo`, and forgets `record` if it is `over`. Before, if `record` is
+  /// reachable from nowhere but `owners` pointers and this slot, `lastUse` is
+  /// called, while nobody can come to reach it. Neither function may run user
+  /// code.
+  template <class LastUse, class Undo>
+  void undo(const RecordPtr& record, bool over, bool wanted, long owners,
+            LastUse lastUse, Undo undo);
+
+private:
+  void set(const at::Tensor& t);
+
+  mutable std::mutex mutex_; // guards the members up to the blank line
+  at::Tensor value_;
+  uint32_t valueVersion_ = 0;
+  RecordPtr rebuild_;
+  size_t index_ = 0;
+
+  // Identity of the forward tensor; the weak reference only keeps the address
+  // from being used again.
+  c10::weak_intrusive_ptr<c10::StorageImpl> storage_;
+  std::vector<int64_t> sizes_, strides_;
+  int64_t offset_;
+  at::ScalarType dtype_;
+  uint32_t version_;
+};
+
+/// What one executed step needs in backward. Refers to slots, slots refer to
+/// records; neither refers to autograd nodes, or a graph would own itself.
+struct Record : Counted<&Counters::liveRecords> {
+  Record(StepKind k, std::shared_ptr<const StepFunctions> s)
+      : kind(k), step(std::move(s)) {}
+  ~Record();
+
+  StepKind kind;
+  std::shared_ptr<const StepFunctions> step;
+  size_t numX = 0;
+  std::vector<SlotPtr> y, sides, z;
+  Extras extras, functionExtras;
+  Replay replay;
+
+  /// Saves the captures. Of a scratch capture, one that the forward writes, a
+  /// replay gets a copy of whatever it is then; nobody checks its version
+  /// (batch norm changes its statistics without counting one up).
+  void saveCaptures(const Tensors& captures);
+  /// The captures as they were saved, scratch ones as fresh copies. Throws an
+  /// error that names the step if one was changed in place since.
+  Tensors captures() const;
+  size_t numCaptures() const { return saved_.size(); }
+  bool isScratch(size_t capture) const { return scratch_[capture].defined(); }
+  /// Those of `captures` that function and inverse take.
+  Tensors functionCaptures(const Tensors& captures) const;
+
+  /// Slot of output number `i` of the step's node.
+  const SlotPtr& output(size_t i) const;
+
+private:
+  std::vector<torch::autograd::SavedVariable> saved_;
+  std::vector<at::Tensor> scratch_; // defined where the layout says so
+};
+
+template <class LastUse, class Undo>
+void Slot::undo(const RecordPtr& record, bool over, bool wanted, long owners,
+                LastUse lastUse, Undo undo) {
+  RecordPtr dead; // dies after the lock
+  std::lock_guard lock(mutex_);
+  const bool mine = rebuild_ == record;
+  if (over && record.use_count() == owners + (mine ? 1 : 0))
+    lastUse();
+  if (wanted && !value_.defined())
+    set(undo());
+  if (over && mine && (value_.defined() || !wanted))
+    dead = std::move(rebuild_);
+}
+
+/// Lets go of `p` without recursion: a chain of slots and records is as long as
+/// the model is deep.
+void release(SlotPtr p);
+void release(RecordPtr p);
+
+/// The values of `wanted`, undoing later steps where they were handed over:
+/// every step needed once, in post-order, each state dropped after its last
+/// use. No recursion. Runs user code without grad mode; the caller holds no
+/// slot's lock.
+Tensors pull(const std::vector<SlotPtr>& wanted, const Record& neededBy);
+
+} // namespace inv

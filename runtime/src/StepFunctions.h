@@ -1,0 +1,72 @@
+// What the runtime must be able to do with a step, whoever wrote it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace inv {
+
+using Tensors = std::vector<at::Tensor>;
+using Extras = std::vector<c10::IValue>;
+
+enum class StepKind { Coupling, Bijection, Checkpoint };
+enum class Mode { Invert, Recompute, Store };
+/// What is known about a step's function (see abi::kArithmetic).
+enum class Arithmetic { General, ScaledSum, Linear };
+
+/// "inv::coupling" and so on, for messages.
+const char* opName(StepKind kind);
+
+/// The constants of a step's class.
+struct StepLayout {
+  int64_t numStates = 0, numAux = 0, numSides = 0;
+  Arithmetic arithmetic = Arithmetic::General;
+  double xScale = 1, auxScale = 1;
+  /// Captures and extras that function and inverse take; all where `...All`.
+  std::vector<int64_t> functionCaptures, functionExtras;
+  bool functionCapturesAll = true, functionExtrasAll = true;
+  /// Captures that the step writes; see Record::saveCaptures.
+  std::vector<int64_t> scratch;
+
+  bool isScratch(size_t capture) const;
+};
+
+/// One step: its code and its switches. Immutable but for the switches, so one
+/// object may be used by several threads at once. The methods run under the
+/// caller's grad mode, autocast state and generators, and never write to a
+/// tensor except to scratch captures.
+class StepFunctions {
+public:
+  virtual ~StepFunctions() = default;
+
+  virtual const StepLayout& layout() const = 0;
+  /// aux (numAux of them), then sides (numSides).
+  virtual Tensors runConditioner(Tensors z, Tensors captures,
+                                 const Extras& extras) const = 0;
+  /// y (numStates of them). The captures and extras are those meant for the
+  /// function.
+  virtual Tensors runFunction(Tensors x, Tensors aux, Tensors captures,
+                              const Extras& extras) const = 0;
+  /// The x of which y = function(x, aux, captures, extras).
+  virtual Tensors runInverse(Tensors y, Tensors aux, Tensors captures,
+                             const Extras& extras) const = 0;
+
+  virtual Mode mode() const = 0;
+  virtual bool preserveRng() const = 0;
+  /// Where the step came from, for messages; may be empty.
+  virtual std::string origin() const = 0;
+};
+
+/// The step behind a TorchScript object made by the pass. REQUIRES: `object`
+/// is one, else the user gets an error that says what is missing.
+std::shared_ptr<const StepFunctions> scriptStep(StepKind kind,
+                                                const c10::IValue& object);
+
+/// "inv::coupling (blocks.3: net.py:41)", the subject of every message.
+std::string describe(StepKind kind, const StepFunctions& step);
+
+} // namespace inv

@@ -1,0 +1,169 @@
+#include "Steps.h"
+
+#include "inv/Abi.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/jit/api/object.h>
+
+namespace inv::test {
+
+torch::jit::Module makeStep(const StepSpec& spec) {
+  static int number = 0;
+  const std::string name =
+      std::string(abi::kClassPrefix) + std::to_string(number++);
+  torch::jit::Module step(c10::QualifiedName(name),
+                          std::make_shared<torch::jit::CompilationUnit>());
+  auto type = step.type();
+  type->addConstant(abi::kNumStates, spec.numStates);
+  type->addConstant(abi::kNumAux, spec.numAux);
+  type->addConstant(abi::kNumSides, spec.numSides);
+  type->addConstant(abi::kFunctionCaptures, spec.functionCaptures);
+  type->addConstant(abi::kFunctionExtras, spec.functionExtras);
+  type->addConstant(abi::kScratch, spec.scratch);
+  type->addConstant(abi::kArithmetic, spec.arithmetic);
+  type->addConstant(abi::kXScale, spec.xScale);
+  type->addConstant(abi::kAuxScale, spec.auxScale);
+  step.register_attribute(abi::kMode, c10::StringType::get(),
+                          std::string(abi::kInvert));
+  step.register_attribute(abi::kPreserveRng, c10::BoolType::get(), true);
+  step.register_attribute(abi::kOrigin, c10::StringType::get(), spec.origin);
+  step.define(spec.code);
+  return step;
+}
+
+torch::jit::Module sumStep(double xScale, double auxScale) {
+  StepSpec spec;
+  spec.arithmetic = abi::kScaledSum;
+  spec.xScale = xScale;
+  spec.auxScale = auxScale;
+  spec.code = R"(
+def conditioner(self, z: Tensor, w: Tensor, b: Tensor):
+    h = torch.tanh(torch.linear(z, w, b))
+    return torch.tanh(torch.linear(h, w, b))
+)";
+  return makeStep(spec);
+}
+
+at::Tensor net(const at::Tensor& z, const at::Tensor& w, const at::Tensor& b) {
+  return at::tanh(at::linear(at::tanh(at::linear(z, w, b)), w, b));
+}
+
+c10::IValue callOp(const char* name, std::vector<c10::IValue> arguments) {
+  auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+  op.callBoxed(&arguments);
+  return arguments.empty() ? c10::IValue() : arguments.back();
+}
+
+Tensors coupling(const torch::jit::Module& step, const Tensors& x,
+                 const Tensors& z, const Tensors& captures,
+                 c10::IValue extras) {
+  return callOp(abi::kCoupling,
+                {step._ivalue(), x, z, captures, std::move(extras)})
+      .toTensorVector();
+}
+
+Tensors bijection(const torch::jit::Module& step, const Tensors& x,
+                  const Tensors& captures, c10::IValue extras) {
+  return callOp(abi::kBijection,
+                {step._ivalue(), x, captures, std::move(extras)})
+      .toTensorVector();
+}
+
+Tensors checkpoint(const torch::jit::Module& step, const Tensors& z,
+                   const Tensors& captures, c10::IValue extras) {
+  return callOp(abi::kCheckpoint,
+                {step._ivalue(), z, captures, std::move(extras)})
+      .toTensorVector();
+}
+
+double distance(const at::Tensor& a, const at::Tensor& b) {
+  if (!a.defined() || !b.defined()) {
+    const at::Tensor& t = a.defined() ? a : b;
+    return t.defined() ? t.abs().max().item<double>() : 0;
+  }
+  if (a.sizes() != b.sizes())
+    return INFINITY;
+  if (a.numel() == 0)
+    return 0;
+  const double difference = (a - b).abs().max().item<double>();
+  const double size = b.abs().max().item<double>();
+  return difference == 0 ? 0 : difference / size;
+}
+
+double distance(const Tensors& a, const Tensors& b) {
+  if (a.size() != b.size())
+    return INFINITY;
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); i++) {
+    const double d = distance(a[i], b[i]);
+    if (!(d <= worst)) // NaN counts as far
+      worst = d;
+  }
+  return worst;
+}
+
+Tensors leaves(const Tensors& t) {
+  Tensors result;
+  for (const at::Tensor& e : t)
+    result.push_back(e.detach().clone().requires_grad_());
+  return result;
+}
+
+Tensors gradsOf(const Tensors& leaves) {
+  Tensors result;
+  for (const at::Tensor& e : leaves)
+    result.push_back(e.grad().defined() ? e.grad().clone() : at::Tensor());
+  return result;
+}
+
+Chain::Chain(int64_t blocks, int64_t width, at::ScalarType dtype,
+             double xScaleIn, double auxScaleIn)
+    : step(sumStep(xScaleIn, auxScaleIn)), xScale(xScaleIn),
+      auxScale(auxScaleIn) {
+  const auto options = at::TensorOptions().dtype(dtype);
+  for (int64_t i = 0; i < 2 * blocks; i++) {
+    parameters.push_back(
+        (at::randn({width, width}, options) / std::sqrt(double(width)))
+            .requires_grad_());
+    parameters.push_back((at::randn({width}, options) * 0.1).requires_grad_());
+  }
+}
+
+Tensors Chain::run(const at::Tensor& x1, const at::Tensor& x2) const {
+  at::Tensor a = x1, b = x2;
+  for (size_t i = 0; i + 1 < parameters.size(); i += 2) {
+    // The stream that was changed is the one that is read next.
+    Tensors out = coupling(step, {a}, {b}, {parameters[i], parameters[i + 1]});
+    a = out[1];
+    b = out[0];
+  }
+  return {a, b};
+}
+
+Tensors Chain::plain(const at::Tensor& x1, const at::Tensor& x2) const {
+  at::Tensor a = x1, b = x2;
+  for (size_t i = 0; i + 1 < parameters.size(); i += 2) {
+    const at::Tensor f = net(b, parameters[i], parameters[i + 1]);
+    at::Tensor y =
+        (xScale == 1 ? a : a * xScale) + (auxScale == 1 ? f : f * auxScale);
+    a = b;
+    b = y;
+  }
+  return {a, b};
+}
+
+void Chain::zeroGrad() {
+  for (at::Tensor& p : parameters)
+    p.mutable_grad() = at::Tensor();
+}
+
+std::string messageOf(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return {};
+}
+
+} // namespace inv::test

@@ -1,0 +1,74 @@
+// Steps for the tests, made as the pass makes them: TorchScript classes with
+// methods, Final constants and attributes as in inv/Abi.h. And ways to call the
+// operators, eagerly or from a scripted method.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <torch/csrc/jit/api/module.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace inv::test {
+
+using Tensors = std::vector<at::Tensor>;
+
+/// What a step class says about itself.
+struct StepSpec {
+  std::string code; // the methods
+  int64_t numStates = 1, numAux = 1, numSides = 0;
+  std::string arithmetic;
+  double xScale = 1, auxScale = 1;
+  std::vector<int64_t> scratch;
+  std::vector<int64_t> functionCaptures, functionExtras;
+  std::string origin = "blocks.3: net.py:41";
+};
+
+/// A step of a class of its own.
+torch::jit::Module makeStep(const StepSpec& spec);
+
+/// y = xScale * x + auxScale * tanh(linear(z, w, b)) (twice linear, so that it
+/// saves something).
+torch::jit::Module sumStep(double xScale = 1, double auxScale = 1);
+/// Its conditioner, for references.
+at::Tensor net(const at::Tensor& z, const at::Tensor& w, const at::Tensor& b);
+
+Tensors coupling(const torch::jit::Module& step, const Tensors& x,
+                 const Tensors& z, const Tensors& captures,
+                 c10::IValue extras = {});
+Tensors bijection(const torch::jit::Module& step, const Tensors& x,
+                  const Tensors& captures, c10::IValue extras = {});
+Tensors checkpoint(const torch::jit::Module& step, const Tensors& z,
+                   const Tensors& captures, c10::IValue extras = {});
+/// Any operator by its name.
+c10::IValue callOp(const char* name, std::vector<c10::IValue> arguments);
+
+/// max |a - b| / max |b|.
+double distance(const at::Tensor& a, const at::Tensor& b);
+/// The same over lists; undefined matches undefined or zeros.
+double distance(const Tensors& a, const Tensors& b);
+
+/// Fresh leaves that require grad, with the values of `t`.
+Tensors leaves(const Tensors& t);
+Tensors gradsOf(const Tensors& leaves);
+
+/// A chain of coupling steps over two streams with its parameters, and the same
+/// function in plain autograd.
+struct Chain {
+  torch::jit::Module step = sumStep();
+  double xScale = 1, auxScale = 1;
+  Tensors parameters; // w, b of each half-block
+
+  Chain(int64_t blocks, int64_t width, at::ScalarType dtype, double xScale = 1,
+        double auxScale = 1);
+  /// Both streams after all blocks.
+  Tensors run(const at::Tensor& x1, const at::Tensor& x2) const;
+  Tensors plain(const at::Tensor& x1, const at::Tensor& x2) const;
+  void zeroGrad();
+};
+
+/// Message of the exception that `f` throws, "" if none.
+std::string messageOf(const std::function<void()>& f);
+
+} // namespace inv::test
