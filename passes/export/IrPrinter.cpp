@@ -58,6 +58,20 @@ void encodeConstants(Block* block) {
   }
 }
 
+/// Forgets source ranges without a file, which would print as `# :0:0`.
+void dropEmptySources(Block* block) {
+  for (Node* node : block->nodes()) {
+    SourceRange range = node->sourceRange();
+    if (auto original = range.findSourceRangeThatGenerated())
+      range = *original;
+    auto place = range.file_line_col();
+    if (place && std::get<0>(*place).empty())
+      node->setSourceRange(SourceRange());
+    for (Block* inner : node->blocks())
+      dropEmptySources(inner);
+  }
+}
+
 class Printer {
 public:
   Printer(std::ostream& out, const Model& model) : out_(out), model_(model) {}
@@ -230,6 +244,7 @@ private:
 
   void printGraph(const std::string& name, Graph& graph) {
     encodeConstants(graph.block());
+    dropEmptySources(graph.block());
     out_ << "# method " << name << "\n" << graph.toString() << "\n";
   }
 

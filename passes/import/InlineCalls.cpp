@@ -17,6 +17,7 @@
 #include "passes/import/InlineCalls.h"
 
 #include "inv/Abi.h"
+#include "passes/support/CallStack.h"
 #include "passes/support/Error.h"
 #include "passes/support/Remarks.h"
 
@@ -83,6 +84,8 @@ public:
   const std::set<std::string>& kept() const { return kept_; }
 
 private:
+  using GrownStacks = std::map<InlinedCallStack*, InlinedCallStackPtr>;
+
   void inlineBlock(Block* block, const std::string& path) {
     for (auto it = block->nodes().begin(); it != block->nodes().end();) {
       Node* node = *it++;
@@ -121,10 +124,7 @@ private:
       return;
     auto graph = graphOf(*function, full);
     replace(call, *function, *graph, call->inputs(),
-            ModuleInstanceInfo(
-                type, !relative          ? "INSTANCE_NAME_UNKNOWN"
-                      : relative->empty() ? "SELF"
-                                          : *relative));
+            relative.value_or(""));
   }
 
   void inlineFunction(Node* call, const std::string& path) {
@@ -133,20 +133,20 @@ private:
       return;
     Node* constant = call->input(0)->node();
     auto graph = graphOf(*function, path);
-    replace(call, *function, *graph, call->inputs().slice(1), std::nullopt);
+    replace(call, *function, *graph, call->inputs().slice(1), "");
     if (!constant->hasUses())
       constant->destroy();
   }
 
   void replace(Node* call, GraphFunction& function, Graph& callee,
                at::ArrayRef<Value*> inputs,
-               const std::optional<ModuleInstanceInfo>& instance) {
+               const std::string& modulePath) {
     Node* before = call->prev();
     WithInsertPoint guard(call);
     auto outputs = insertGraph(*call->owningGraph(), callee, inputs);
-    std::map<InlinedCallStack*, InlinedCallStackPtr> grown;
+    GrownStacks grown;
     for (Node* node = before->next(); node != call; node = node->next())
-      growStack(node, function, call->sourceRange(), instance, grown);
+      growStack(node, function, call->sourceRange(), modulePath, grown);
     TORCH_INTERNAL_ASSERT(outputs.size() == call->outputs().size());
     for (size_t i = 0; i < outputs.size(); ++i) {
       if (!outputs[i]->hasDebugName() && call->output(i)->hasDebugName() &&
@@ -159,19 +159,16 @@ private:
 
   /// Puts the call in front of the stacks of a node and of those in its blocks.
   void growStack(Node* node, GraphFunction& function, const SourceRange& range,
-                 const std::optional<ModuleInstanceInfo>& instance,
-                 std::map<InlinedCallStack*, InlinedCallStackPtr>& grown) {
+                 const std::string& modulePath, GrownStacks& grown) {
     auto old = node->callstack();
     InlinedCallStackPtr& stack = grown[old ? old->get() : nullptr];
     if (!stack)
-      stack = old ? c10::make_intrusive<InlinedCallStack>(*old, &function,
-                                                          range, instance)
-                  : c10::make_intrusive<InlinedCallStack>(&function, range,
-                                                          instance);
+      stack = pushCall(old.value_or(InlinedCallStackPtr()), &function, range,
+                       modulePath);
     node->setCallStack(stack);
     for (Block* block : node->blocks())
       for (Node* inner : block->nodes())
-        growStack(inner, function, range, instance, grown);
+        growStack(inner, function, range, modulePath, grown);
   }
 
   const std::vector<std::string>& invertible_;

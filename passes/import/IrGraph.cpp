@@ -98,12 +98,22 @@ std::string prepareLine(std::string_view line, size_t number, Prepared& out) {
   return result;
 }
 
+/// A node without results prints as `   = prim::Print(%x)`, one space too far to
+/// the right for parseIR.
+std::string withoutEmptyResult(const std::string& line) {
+  size_t equals = line.find_first_not_of(' ');
+  if (equals == std::string::npos || equals == 0 ||
+      line.compare(equals, 2, "= ") != 0)
+    return line;
+  return line.substr(0, equals - 1) + line.substr(equals + 2);
+}
+
 Prepared prepare(const std::string& text) {
   Prepared out;
   std::istringstream stream(text);
   size_t number = 0;
   for (std::string line; std::getline(stream, line); ++number)
-    out.text += prepareLine(line, number, out) + "\n";
+    out.text += prepareLine(withoutEmptyResult(line), number, out) + "\n";
   return out;
 }
 
@@ -174,19 +184,24 @@ private:
 
   void nameValues() {
     for (const auto& [name, value] : values_)
-      if (Value::isValidName(name))
-        value->setDebugName(name);
+      if (!std::all_of(name.begin(), name.end(),
+                       [](unsigned char c) { return std::isdigit(c); }))
+        value->setDebugName(name); // a number is no name
   }
 
   void setSelf() {
-    if (graph_->inputs().empty() ||
-        graph_->inputs()[0]->debugName() != "self")
+    auto isSelf = [](const std::string& name) {
+      return name == "self" || name.rfind("self.", 0) == 0;
+    };
+    if (graph_->inputs().empty() || !isSelf(graph_->inputs()[0]->debugName()))
       graph_->insertInput(0, "self");
-    auto declared = prepared_.classTypes.find("self");
+    auto declared =
+        prepared_.classTypes.find(graph_->inputs()[0]->debugName());
     if (declared != prepared_.classTypes.end() &&
         declared->second != self_->str())
-      fail(size_t{0}, fmt::format("%self is of class {}, but the method is of {}",
-                          declared->second, self_->str()));
+      fail(size_t{0},
+           fmt::format("%self is of class {}, but the method is of {}",
+                       declared->second, self_->str()));
     graph_->inputs()[0]->setType(self_);
   }
 
@@ -194,7 +209,7 @@ private:
     auto cu = self_->compilation_unit();
     for (const auto& [name, text] : prepared_.classTypes) {
       auto it = values_.find(name);
-      if (it == values_.end() || name == "self")
+      if (it == values_.end() || it->second == graph_->inputs()[0])
         continue;
       Cursor cursor(text, fmt::format("{}:{}", name_, text_.firstLine));
       it->second->setType(

@@ -92,9 +92,12 @@ private:
     if (isSeparator(body))
       failAt(name_, number_, "a separator inside a graph (no return statement)");
     unit_.graphs.back().text += text + "\n";
-    depth_ += bracketBalance(text);
     inReturn_ |= body.rfind("return", 0) == 0;
-    if (inReturn_ && depth_ == 0)
+    // Only the return statement's own brackets: those of a line with a syntax
+    // error are parseIR's to complain about.
+    if (inReturn_)
+      depth_ += bracketBalance(text);
+    if (inReturn_ && depth_ <= 0)
       inGraph_ = false;
   }
 

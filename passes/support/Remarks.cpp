@@ -1,5 +1,6 @@
 #include "passes/support/Remarks.h"
 
+#include "passes/support/CallStack.h"
 #include "passes/support/StringUtil.h"
 
 #include <algorithm>
@@ -86,7 +87,8 @@ std::vector<Line> linesOf(torch::jit::SourceRange range) {
     return lines;
   if (auto place = range.file_line_col()) {
     auto [file, line, column] = *place;
-    return {{file, line, column}};
+    if (!file.empty())
+      return {{file, line, column}};
   }
   return {};
 }
@@ -120,11 +122,10 @@ std::string modulePathOf(const torch::jit::Node* node) {
   if (!stack)
     return "";
   std::string path;
-  for (const auto& [function, range, module] : (*stack)->vec()) {
-    if (!module || module->instance_name().empty() ||
-        module->instance_name() == "SELF")
-      continue;
-    path += (path.empty() ? "" : ".") + module->instance_name();
+  for (auto call = stack; call; call = (*call)->callee()) {
+    std::string module = calledModule(**call);
+    if (!module.empty())
+      path += (path.empty() ? "" : ".") + module;
   }
   return path;
 }

@@ -62,7 +62,8 @@ void addFlags(CLI::App& app, Settings& settings, Raw& raw) {
 void addPassFlags(CLI::App& app, Settings& settings, Raw& raw) {
   const std::string group = "Passes";
   app.add_option("--passes", settings.passes,
-                 "Run exactly these passes (comma-separated)")
+                 "Run exactly these passes (comma-separated); --passes= runs "
+                 "none")
       ->group(group);
   app.add_flag("--list-passes", settings.listPasses,
                "List all passes and the default pipeline")
@@ -184,8 +185,17 @@ std::optional<Settings> parseCommandLine(int argc, char** argv) {
   addReportFlags(app, settings, raw);
   app.footer("Exit codes: 0 done, 1 a check failed, 2 bad input, 3 a contained "
              "crash, 4 reading or writing failed.");
+  // CLI11 takes the next argument for the value of `--passes=`, which means no
+  // pass at all. It reads its arguments from the back.
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {
+    if (std::string_view(argv[i]) == "--passes=")
+      settings.passes = "";
+    else
+      arguments.emplace_back(argv[i]);
+  }
   try {
-    app.parse(argc, argv);
+    app.parse(std::move(arguments));
   } catch (const CLI::CallForHelp&) {
     std::cout << app.help();
     return std::nullopt;

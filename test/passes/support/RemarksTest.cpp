@@ -1,5 +1,7 @@
 #include "passes/support/Remarks.h"
 
+#include "passes/support/CallStack.h"
+
 #include <sstream>
 
 #include <gtest/gtest.h>
@@ -22,9 +24,7 @@ Node* nodeAt(Graph& graph, const std::string& file, size_t line,
 InlinedCallStackPtr calledFrom(const std::string& file, size_t line,
                                const std::string& instance) {
   auto source = std::make_shared<Source>("z = self.f(x)", file, line);
-  return c10::make_intrusive<InlinedCallStack>(
-      nullptr, SourceRange(source, 4, 5),
-      std::make_optional(ModuleInstanceInfo(nullptr, instance)));
+  return pushCall({}, nullptr, SourceRange(source, 4, 5), instance);
 }
 
 TEST(SourceOf, InnermostLineOfTheModel) {
