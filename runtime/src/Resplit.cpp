@@ -1,5 +1,7 @@
 #include "Resplit.h"
 
+#include "inv/Abi.h"
+
 #include <ATen/WrapDimUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -7,6 +9,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace inv {
 namespace {
@@ -54,7 +57,7 @@ std::vector<int64_t> indexSizes(int64_t total,
 
 Pieces splitByAten(const at::Tensor& t, const std::string& how,
                    const std::vector<int64_t>& args, int64_t dim) {
-  if (how == "chunk" || how == "split")
+  if (how == "chunk" || how == "split" || how == abi::kTensorSplitSections)
     TORCH_CHECK(args.size() == 1, "inv::resplit: ", how,
                 " takes one argument, got ", args.size());
   if (how == "chunk")
@@ -63,9 +66,49 @@ Pieces splitByAten(const at::Tensor& t, const std::string& how,
     return t.split(args[0], dim);
   if (how == "split_with_sizes")
     return t.split_with_sizes(args, dim);
+  if (how == abi::kTensorSplitSections)
+    return t.tensor_split(args[0], dim);
   TORCH_CHECK(how == "tensor_split", "inv::resplit: unknown operator '", how,
               "'");
   return t.tensor_split(c10::IntArrayRef(args), dim);
+}
+
+/// ATen's tensor_split by a number: the first pieces have one element more.
+std::vector<int64_t> sectionSizes(int64_t total, int64_t sections) {
+  std::vector<int64_t> result;
+  for (int64_t i = 0; i < sections; i++)
+    result.push_back(total / sections + (i < total % sections ? 1 : 0));
+  return result;
+}
+
+/// The memory format that cat would give: the one that all parts suggest.
+at::MemoryFormat formatOfCat(const Pieces& parts) {
+  const auto format = parts.front().suggest_memory_format();
+  for (const at::Tensor& t : parts)
+    if (t.suggest_memory_format() != format)
+      return at::MemoryFormat::Contiguous;
+  return format;
+}
+
+/// Whether the dimensions lie in memory in the format's order. Else what is
+/// computed from the part would be laid out in another order than what is
+/// computed from a piece of the concatenation, and ATen may round differently.
+bool inOrder(const at::Tensor& t, at::MemoryFormat format) {
+  std::vector<int64_t> order;
+  for (int64_t d = 0; d < t.dim(); d++)
+    if (d != 1 || format == at::MemoryFormat::Contiguous)
+      order.push_back(d);
+  if (format != at::MemoryFormat::Contiguous)
+    order.push_back(1);
+  int64_t outer = std::numeric_limits<int64_t>::max();
+  for (int64_t d : order) {
+    if (t.size(d) == 1)
+      continue;
+    if (t.stride(d) > outer)
+      return false;
+    outer = t.stride(d);
+  }
+  return true;
 }
 
 /// cat would give tensors like the parts: no promotion, nothing skipped (cat
@@ -104,6 +147,8 @@ std::vector<int64_t> pieceSizes(int64_t total, const std::string& how,
     return chunkSizes(total, args[0]);
   if (how == "split")
     return splitSizes(total, args[0]);
+  if (how == abi::kTensorSplitSections)
+    return sectionSizes(total, args[0]);
   return {};
 }
 
@@ -121,7 +166,10 @@ Pieces resplit(const Pieces& parts, int64_t partsDim, const std::string& how,
         have.push_back(t.size(along));
         total += t.size(along);
       }
-      if (pieceSizes(total, how, args) == have)
+      const auto format = formatOfCat(parts);
+      const auto fits = [&](const at::Tensor& t) { return inOrder(t, format); };
+      if (pieceSizes(total, how, args) == have &&
+          std::all_of(parts.begin(), parts.end(), fits))
         return parts;
     }
   }
