@@ -125,8 +125,13 @@ void runPipeline(Model& model, const Options& options,
     verify(model, method, "as imported");
     remarks.setMethod(method.name);
     PassContext context{model, method, options, remarks};
+    auto original = method.graph->copy();
     for (const PassInfo* pass : pipeline.passes)
       runPass(*pass, context, pipeline);
+    if (pipeline.onlyWithSteps && method.steps.empty()) {
+      method.graph = std::move(original);
+      method.changed = false;
+    }
     verify(model, method, "after the last pass");
   }
 }

@@ -34,6 +34,9 @@ std::vector<const PassInfo*> parsePipeline(const std::string& text);
 /// printAfter must exist.
 struct PipelineOptions {
   std::vector<const PassInfo*> passes;
+  /// A method in which no step was formed gets its graph back (the default
+  /// pipeline: what has nothing to rewrite comes out as it was).
+  bool onlyWithSteps = false;
   bool verifyEach = false; ///< verify() after each pass, not only at the ends
   bool printAfterAll = false;
   std::vector<std::string> printBefore;

@@ -35,8 +35,9 @@ public:
         all_(sweep.derivations()) {}
 
   Verdict run() {
+    findSavers();
     findUseful();
-    findStorages();
+    findKept();
     weighGroups();
     return std::move(verdict_);
   }
@@ -48,7 +49,9 @@ private:
   void findUseful();
   bool isUseful(const Derivation& d,
                 const std::unordered_set<ValueId>& wanted) const;
-  void findStorages();
+  bool keptByOthers(ValueId storage) const;
+  void findSavers();
+  void findKept();
   void weighGroups();
   void ban(const Derivation& d);
 
@@ -59,7 +62,9 @@ private:
   std::vector<size_t> useful_; ///< indices into all_, ascending
   std::unordered_set<NodeId> inStep_;
   std::unordered_map<ValueId, std::vector<NodeId>> savers_; ///< by storage
-  std::unordered_set<ValueId> keptElsewhere_;               ///< storages
+  std::unordered_set<ValueId> callers_; ///< storages of inputs and outputs
+  std::unordered_set<NodeId> touched_;  ///< by any derivation of the sweep
+  std::unordered_set<ValueId> keptElsewhere_; ///< storages
   Verdict verdict_;
 };
 
@@ -76,19 +81,31 @@ bool Judge::isUseful(const Derivation& d,
   for (ValueId x : d.solved) {
     if (wanted.count(flow_.canonical(x)))
       return true;
-    // Is it saved by what would be inside a step: the node itself, or a
-    // conditioner?
-    for (NodeId reader : flow_.value(x).readers) {
-      const auto& saved = flow_.node(reader).saved;
-      const bool own = reader == d.node;
-      if (own && std::find(saved.begin(), saved.end(), x) != saved.end())
-        return true;
-    }
+    // Its own operator saves it, and nobody else keeps it anyway.
+    const auto& saved = flow_.node(d.node).saved;
+    if (std::find(saved.begin(), saved.end(), x) != saved.end() &&
+        !keptByOthers(flow_.storage(x)))
+      return true;
   }
   return false;
 }
 
+/// The caller has it, or an operator that no derivation touches saves it.
+bool Judge::keptByOthers(ValueId storage) const {
+  if (callers_.count(storage))
+    return true;
+  auto savers = savers_.find(storage);
+  if (savers == savers_.end())
+    return false;
+  return std::any_of(savers->second.begin(), savers->second.end(),
+                     [&](NodeId n) { return !touched_.count(n); });
+}
+
 void Judge::findUseful() {
+  for (const Derivation& d : all_) {
+    touched_.insert(d.node);
+    touched_.insert(d.conditioner.begin(), d.conditioner.end());
+  }
   std::unordered_set<ValueId> wanted;
   for (size_t i = all_.size(); i-- > 0;) {
     const Derivation& d = all_[i];
@@ -111,14 +128,19 @@ void Judge::findUseful() {
   }
 }
 
-void Judge::findStorages() {
+void Judge::findSavers() {
   for (NodeId n = 0; n < NodeId(flow_.nodes().size()); ++n)
     for (ValueId v : flow_.node(n).saved)
       savers_[flow_.storage(v)].push_back(n);
+  for (ValueId v = 0; v < ValueId(flow_.values().size()); ++v)
+    if (flow_.value(v).graphInput || flow_.value(v).graphOutput)
+      callers_.insert(flow_.storage(v));
+}
+
+/// Storages that stay whatever the derivations drop.
+void Judge::findKept() {
+  keptElsewhere_ = callers_;
   for (ValueId v = 0; v < ValueId(flow_.values().size()); ++v) {
-    const ValueInfo& info = flow_.value(v);
-    if (info.graphInput || info.graphOutput)
-      keptElsewhere_.insert(flow_.storage(v));
     if (sweep_.availability()[flow_.canonical(v)] == Availability::Anchor)
       keptElsewhere_.insert(flow_.storage(v));
   }

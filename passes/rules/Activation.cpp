@@ -21,7 +21,7 @@ void activationRule(NodeId id, const RuleContext& context,
   const ValueId x = flow.idOf(n->input(0));
   if (x < 0 || !flow.value(x).isActivation())
     return;
-  const std::optional<double> slope = constantNumber(n->input(1));
+  const std::optional<double> slope = constantScalar(n->input(1));
   Candidate c;
   c.rule = "leaky_relu";
   c.cls = RuleClass::Pointwise;

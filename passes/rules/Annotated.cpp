@@ -12,6 +12,7 @@
 #include "passes/rules/Match.h"
 
 #include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/inliner.h>
 
 #include <fmt/format.h>
@@ -81,6 +82,9 @@ std::shared_ptr<Graph> inlinedMethod(const Function& f) {
   // Not optimized_graph(): its peepholes may change bits.
   auto graph = toGraphFunction(const_cast<Function&>(f)).graph()->copy();
   Inline(*graph);
+  // Branches on default arguments (`inplace=False`) hold operators that never
+  // run.
+  ConstantPropagationImmutableTypes(graph);
   return graph;
 }
 

@@ -23,22 +23,6 @@ namespace {
 
 using Emit = std::function<std::vector<Value*>(InverseBuilder&)>;
 
-std::optional<std::vector<int64_t>> constantInts(const Value* v) {
-  auto constant = toIValue(v);
-  if (constant && constant->isIntList())
-    return constant->toIntVector();
-  if (v->node()->kind() != prim::ListConstruct)
-    return std::nullopt;
-  std::vector<int64_t> out;
-  for (const Value* element : v->node()->inputs()) {
-    auto number = constantInt(element);
-    if (!number)
-      return std::nullopt;
-    out.push_back(*number);
-  }
-  return out;
-}
-
 Emit permuteBack(std::vector<int64_t> dims) {
   std::vector<int64_t> inverse(dims.size());
   for (size_t i = 0; i < dims.size(); ++i) {

@@ -34,17 +34,12 @@ struct LinearNode {
   bool transposed = false; ///< y = x weightᵀ
 };
 
-bool isNone(const Value* v) {
-  auto constant = toIValue(v);
-  return constant && constant->isNone();
-}
-
 std::optional<LinearNode> matchLinear(Node* n) {
   if (n->kind() == aten::linear)
     return LinearNode{n->input(0), n->input(1),
                       isNone(n->input(2)) ? nullptr : n->input(2), true};
-  if (n->kind() == aten::addmm && constantNumber(n->input(3)) == 1.0 &&
-      constantNumber(n->input(4)) == 1.0)
+  if (n->kind() == aten::addmm && constantScalar(n->input(3)) == 1.0 &&
+      constantScalar(n->input(4)) == 1.0)
     return LinearNode{n->input(1), n->input(2), n->input(0), false};
   if (n->kind() == aten::matmul || n->kind() == aten::mm)
     return LinearNode{n->input(0), n->input(1), nullptr, false};

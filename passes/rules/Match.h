@@ -2,6 +2,7 @@
 #pragma once
 
 #include "passes/rules/Rule.h"
+#include "passes/support/GraphUtil.h"
 
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -10,25 +11,12 @@ namespace inv::opt {
 
 /// The number that `v` is a constant of: a Python scalar or a 0-dim tensor
 /// constant; nothing otherwise.
-inline std::optional<double> constantNumber(const torch::jit::Value* v) {
+inline std::optional<double> constantScalar(const torch::jit::Value* v) {
   auto constant = torch::jit::toIValue(v);
-  if (!constant)
-    return std::nullopt;
-  if (constant->isInt())
-    return double(constant->toInt());
-  if (constant->isDouble())
-    return constant->toDouble();
-  if (constant->isTensor() && constant->toTensor().defined() &&
+  if (constant && constant->isTensor() && constant->toTensor().defined() &&
       constant->toTensor().dim() == 0 && !constant->toTensor().is_complex())
     return constant->toTensor().item<double>();
-  return std::nullopt;
-}
-
-inline std::optional<int64_t> constantInt(const torch::jit::Value* v) {
-  auto constant = torch::jit::toIValue(v);
-  if (!constant || !constant->isInt())
-    return std::nullopt;
-  return constant->toInt();
+  return constantNumber(v);
 }
 
 inline bool isTensor(const ValueInfo& v) {

@@ -38,7 +38,7 @@ Candidate scaleBy(const Dataflow& flow, Value* x, Value* c, bool multiply) {
   out.rule = "scale";
   out.cls = RuleClass::Scale;
   out.solved = {flow.idOf(x)};
-  const std::optional<double> number = constantNumber(c);
+  const std::optional<double> number = constantScalar(c);
   if (!number) {
     out.refused = Reason::ScaleMaybeZero;
     out.detail = nameOf(c);
@@ -98,7 +98,7 @@ void scaleRule(NodeId id, const RuleContext& context,
   if (other < 0 || flow.value(other).isActivation())
     return; // two activations: family "sum"
   Value* alpha = n->inputs().size() > 2 ? n->input(2) : nullptr;
-  if (alpha && o.x != n->input(0) && constantNumber(alpha) != 1.0)
+  if (alpha && o.x != n->input(0) && constantScalar(alpha) != 1.0)
     return; // p + alpha * x
   Candidate c;
   c.rule = "shift";

@@ -32,7 +32,7 @@ struct SumInverse {
       return {g.insert(minus ? aten::add : aten::sub, {y, known, alpha})};
     Value* difference = minus ? g.insert(aten::sub, {known, y})
                               : g.insert(aten::sub, {y, known});
-    if (!alphaValue || constantNumber(alphaValue) == 1.0)
+    if (!alphaValue || constantScalar(alphaValue) == 1.0)
       return {difference};
     return {g.insert(aten::div, {difference, alpha})};
   }
@@ -59,7 +59,7 @@ void sumRule(NodeId id, const RuleContext& context,
     return;
   Value* alpha = n->inputs().size() > 2 ? n->input(2) : nullptr;
   const std::optional<double> alphaNumber =
-      alpha ? constantNumber(alpha) : std::optional<double>(1.0);
+      alpha ? constantScalar(alpha) : std::optional<double>(1.0);
   const bool minus = n->kind() != aten::add;
 
   Candidate c;

@@ -27,9 +27,10 @@
 // matches the spellings as they are.
 #include "passes/Passes.h"
 
+#include "passes/transforms/FoldBranches.h"
 #include "passes/transforms/FoldSizes.h"
 #include "passes/transforms/Functionalize.h"
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/transforms/JoinSlices.h"
 #include "passes/transforms/LowerLists.h"
 #include "passes/transforms/MergeReads.h"
@@ -41,6 +42,7 @@ namespace inv::opt {
 bool canonicalize(PassContext& ctx) {
   torch::jit::Graph& graph = *ctx.method.graph;
   bool changed = removeDeadNodes(graph);
+  changed |= foldBranches(ctx);
   changed |= lowerLists(graph);
   // Sizes that are now ints make equal what tensors hid.
   changed |= mergeReads(graph);

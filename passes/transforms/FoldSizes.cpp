@@ -20,7 +20,7 @@
 // of the tensors passed through may be written in place.
 #include "passes/transforms/FoldSizes.h"
 
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 
 #include <algorithm>
 

@@ -35,7 +35,7 @@
 // index_put_, and everything not proved above.
 #include "passes/transforms/Functionalize.h"
 
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/transforms/StorageGroups.h"
 
 #include <optional>

@@ -29,7 +29,7 @@
 #include "inv/Abi.h"
 #include "passes/Passes.h"
 #include "passes/support/Error.h"
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/transforms/LowerLists.h"
 #include "passes/transforms/MergeReads.h"
 

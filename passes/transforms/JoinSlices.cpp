@@ -19,7 +19,7 @@
 // gaps or overlaps, and slices in different blocks are left alone.
 #include "passes/transforms/JoinSlices.h"
 
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 
 #include <algorithm>
 #include <map>

@@ -24,7 +24,7 @@
 // is one transient copy.
 #include "passes/transforms/LayoutSensitivity.h"
 
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/transforms/LowerLists.h"
 #include "passes/transforms/Schedule.h"
 

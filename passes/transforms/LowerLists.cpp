@@ -27,7 +27,7 @@
 // Graph inputs and outputs keep their types: a tuple that is returned stays.
 #include "passes/transforms/LowerLists.h"
 
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 
 #include <set>
 #include <utility>

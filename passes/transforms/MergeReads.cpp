@@ -23,7 +23,7 @@
 // reads is executed cannot be told.
 #include "passes/transforms/MergeReads.h"
 
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 
 #include <algorithm>
 #include <cstring>

@@ -17,7 +17,7 @@
 // `detach`: it cuts the gradient. A dropout whose flag is an attribute.
 #include "passes/transforms/RemoveIdentities.h"
 
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 
 #include <algorithm>
 #include <set>

@@ -17,7 +17,7 @@
 // these the place makes no difference. Effects are never moved.
 #include "passes/transforms/Schedule.h"
 
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/transforms/LowerLists.h"
 #include "passes/transforms/StorageGroups.h"
 

@@ -37,7 +37,7 @@
 #include "passes/Passes.h"
 
 #include "inv/Abi.h"
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/transforms/LayoutSensitivity.h"
 #include "passes/transforms/LowerLists.h"
 #include "passes/transforms/StorageGroups.h"

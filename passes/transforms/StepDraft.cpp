@@ -27,6 +27,8 @@ bool isCopied(const Dataflow& flow, NodeId n) {
   const NodeInfo& info = flow.node(n);
   if (info.glue || info.view)
     return true;
+  if (info.effect == EffectKind::Assert && info.results.empty())
+    return false;
   return std::none_of(info.results.begin(), info.results.end(), [&](ValueId v) {
     return flow.value(v).isActivation();
   });
@@ -76,6 +78,8 @@ private:
   void findOwners(const std::vector<StepDraft>& steps);
   bool fill(StepDraft& step);
   void pullIntegers(StepDraft& step);
+  void pullChecks(StepDraft& step);
+  std::vector<NodeId> readersThroughNumbers(ValueId v) const;
   bool computedInside(ValueId v, const std::unordered_set<NodeId>& inside,
                       std::vector<NodeId>& through) const;
   void fillInputs(StepDraft& step);
@@ -212,6 +216,49 @@ void Drafter::pullIntegers(StepDraft& step) {
       all.insert(through.begin(), through.end());
     }
   step.conditioner.assign(all.begin(), all.end());
+  pullChecks(step);
+}
+
+/// A check of a hidden layer's shape (`if x.dim() != 4: raise`) moves into the
+/// step with the layer, or the layer would have to come out for it.
+void Drafter::pullChecks(StepDraft& step) {
+  std::unordered_set<NodeId> inside(step.conditioner.begin(),
+                                    step.conditioner.end());
+  std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
+  for (NodeId n : step.conditioner)
+    for (ValueId v : flow_.node(n).results)
+      for (NodeId reader : readersThroughNumbers(v)) {
+        const NodeInfo& check = flow_.node(reader);
+        if (check.effect != EffectKind::Assert || !check.results.empty())
+          continue;
+        for (ValueId operand : check.operands) {
+          std::vector<NodeId> through;
+          if (!isTensor(flow_.value(operand)))
+            computedInside(operand, inside, through);
+          all.insert(through.begin(), through.end());
+        }
+        all.insert(reader);
+      }
+  step.conditioner.assign(all.begin(), all.end());
+}
+
+/// Nodes that read `v`, or a number computed from it.
+std::vector<NodeId> Drafter::readersThroughNumbers(ValueId v) const {
+  std::vector<NodeId> out;
+  std::unordered_set<ValueId> seen;
+  std::vector<ValueId> work{v};
+  while (!work.empty()) {
+    const ValueId at = work.back();
+    work.pop_back();
+    for (NodeId reader : flow_.value(at).readers) {
+      out.push_back(reader);
+      for (ValueId result : flow_.node(reader).results)
+        if (!flow_.value(result).isActivation() &&
+            !isTensor(flow_.value(result)) && seen.insert(result).second)
+          work.push_back(result);
+    }
+  }
+  return out;
 }
 
 void Drafter::addOperand(StepDraft& step, ValueId v, bool ofFunction) {
@@ -222,7 +269,7 @@ void Drafter::addOperand(StepDraft& step, ValueId v, bool ofFunction) {
       info.value->type()->cast<c10::ClassType>())
     return; // written as None; a module's attributes are handed in one by one
   if (maker->kind() == prim::Constant &&
-      (!tensor || constantNumber(info.value)))
+      (!tensor || constantScalar(info.value)))
     return; // copied
   if (maker->kind() == prim::ListConstruct ||
       maker->kind() == prim::TupleConstruct) {

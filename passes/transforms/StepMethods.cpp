@@ -53,16 +53,16 @@ std::optional<ScaledSum> matchScaledSum(const StepDraft& d,
     if (mul->kind() != aten::mul)
       return std::nullopt;
     Value* factor = mul->input(0) == x ? mul->input(1) : mul->input(0);
-    if ((mul->input(0) != x && mul->input(1) != x) || !constantNumber(factor))
+    if ((mul->input(0) != x && mul->input(1) != x) || !constantScalar(factor))
       return std::nullopt;
-    s.xScale = *constantNumber(factor);
+    s.xScale = *constantScalar(factor);
     x = mul->output();
   }
   if (d.stream.size() != at + 1)
     return std::nullopt;
   Node* sum = flow.node(d.stream[at]).node;
   if ((sum->kind() != aten::add && sum->kind() != aten::sub) ||
-      sum->inputs().size() != 3 || constantNumber(sum->input(2)) != 1.0)
+      sum->inputs().size() != 3 || constantScalar(sum->input(2)) != 1.0)
     return std::nullopt;
   const bool minus = sum->kind() == aten::sub;
   if (sum->input(0) == x && sum->input(1) == aux) {

@@ -1,7 +1,7 @@
 // See StorageGroups.h.
 #include "passes/transforms/StorageGroups.h"
 
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 
 #include <algorithm>
 #include <set>

@@ -219,6 +219,7 @@ PipelineOptions pipelineOf(const Settings& settings) {
   if (settings.passes) {
     pipeline.passes = parsePipeline(*settings.passes);
   } else {
+    pipeline.onlyWithSteps = true;
     for (const auto& name : defaultPipeline())
       pipeline.passes.push_back(findPass(name));
   }

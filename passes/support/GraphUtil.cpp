@@ -1,5 +1,5 @@
 // See GraphUtil.h.
-#include "passes/transforms/GraphUtil.h"
+#include "passes/support/GraphUtil.h"
 
 #include <algorithm>
 

@@ -1,0 +1,84 @@
+// Part of canonicalize. Scripting brings whole library functions into the
+// graph, with branches on their default arguments:
+//
+//   %r = prim::If(%inplace)          # %inplace = Constant[value=0]()
+//     block0(): %a = relu_(%x) -> (%a)
+//     block1(): %b = relu(%x)  -> (%b)
+//
+// An `if` that holds an in-place operator on either side is an effect to the
+// analysis, so these must go. Sound because only values of immutable types
+// (numbers, flags, strings, None) are folded, by LibTorch's own operators, and
+// because an optional attribute that no code of the method writes is what the
+// archive holds. No tensor is computed here.
+#include "passes/transforms/FoldBranches.h"
+
+#include "passes/support/GraphRunner.h"
+#include "passes/support/GraphUtil.h"
+
+#include <torch/csrc/jit/passes/constant_propagation.h>
+
+#include <set>
+
+namespace inv::opt {
+
+using namespace torch::jit;
+
+namespace {
+
+bool isOptionalTensor(const c10::TypePtr& type) {
+  auto optional = type->cast<c10::OptionalType>();
+  return optional && optional->getElementType()->isSubtypeOf(
+                         *c10::TensorType::get());
+}
+
+/// The tensor that is there, as a tensor; None, as None.
+void resolve(Graph& graph, Node* read, bool isNone) {
+  WithInsertPoint at(read->next());
+  if (isNone) {
+    Value* none = graph.insertConstant(IValue());
+    read->output()->replaceAllUsesWith(none);
+    return;
+  }
+  Node* cast = graph.create(prim::unchecked_cast, {read->output()});
+  cast->output()->setType(c10::TensorType::get());
+  cast->copyMetadata(read);
+  graph.insertNode(cast);
+  read->output()->replaceAllUsesAfterNodeWith(cast, cast->output());
+}
+
+bool resolveOptionals(PassContext& context) {
+  Graph& graph = *context.method.graph;
+  std::set<std::string> written;
+  for (Node* n : allNodes(graph.block()))
+    if (n->kind() == prim::SetAttr)
+      written.insert(n->s(attr::name));
+  bool changed = false;
+  for (Node* n : allNodes(graph.block())) {
+    if (n->kind() != prim::GetAttr || !isOptionalTensor(n->output()->type()) ||
+        written.count(n->s(attr::name)) || n->output()->uses().empty())
+      continue;
+    if (n->output()->uses().size() == 1 &&
+        n->output()->uses()[0].user->kind() == prim::unchecked_cast)
+      continue; // resolved by an earlier run
+    auto value = evaluateStatic(n->output(), context.model.module._ivalue());
+    if (!value)
+      continue;
+    resolve(graph, n, value->isNone());
+    changed = true;
+  }
+  return changed;
+}
+
+size_t countNodes(Graph& graph) { return allNodes(graph.block()).size(); }
+
+} // namespace
+
+bool foldBranches(PassContext& context) {
+  bool changed = resolveOptionals(context);
+  const size_t before = countNodes(*context.method.graph);
+  // Its own answer is also "changed" where it only moved constants.
+  ConstantPropagationImmutableTypes(context.method.graph);
+  return changed | (countNodes(*context.method.graph) != before);
+}
+
+} // namespace inv::opt

@@ -1,0 +1,15 @@
+// Branches that the saved model has already decided.
+#pragma once
+
+#include "passes/Model.h"
+
+namespace inv::opt {
+
+/// Replaces optional tensors that the module holds (a bias that is there, or is
+/// not) by what they are, folds numbers and flags that follow from constants,
+/// and puts the taken side in the place of an `if` on a constant. What a user
+/// may still change (`self.training`) stays a branch. Returns whether the graph
+/// changed.
+bool foldBranches(PassContext& context);
+
+} // namespace inv::opt
