@@ -29,7 +29,8 @@ struct SumInverse {
     Value* known = b.operand(other);
     Value* alpha = alphaValue ? b.operand(alphaValue) : g.insertConstant(1);
     if (!solvesScaled) // plain = y -+ alpha * scaled
-      return {g.insert(minus ? aten::add : aten::sub, {y, known, alpha})};
+      return {g.insert(minus ? aten::add : aten::sub, {y, known},
+                       {NamedValue("alpha", alpha)})};
     Value* difference = minus ? g.insert(aten::sub, {known, y})
                               : g.insert(aten::sub, {y, known});
     if (!alphaValue || constantScalar(alphaValue) == 1.0)

@@ -24,6 +24,9 @@ std::string readableName(const Value* v) {
     return "";
   std::string name = v->debugName();
   name = name.substr(0, name.find('.'));
+  // "input" is what tracing calls everything that a layer reads.
+  if (name.rfind("input", 0) == 0 && v->node()->kind() != prim::Param)
+    return "";
   return name;
 }
 
@@ -33,12 +36,11 @@ MethodBuilder::MethodBuilder(const c10::ClassTypePtr& self,
   graph_->addInput("self")->setType(self);
 }
 
-void MethodBuilder::addInput(Value* outer) {
+void MethodBuilder::addInput(Value* outer, const char* role) {
   Value* in = graph_->addInput();
   in->setType(outer->type());
   const std::string name = readableName(outer);
-  if (!name.empty())
-    in->setDebugName(name);
+  in->setDebugName(name.empty() ? role : name);
   map_[outer] = in;
 }
 

@@ -31,8 +31,9 @@ public:
   torch::jit::Graph& graph() { return *graph_; }
   std::shared_ptr<torch::jit::Graph> take() { return std::move(graph_); }
 
-  /// Adds an input that stands for `outer`, a value of the model's graph.
-  void addInput(torch::jit::Value* outer);
+  /// Adds an input that stands for `outer`, a value of the model's graph; it is
+  /// called as it is there, or `role` where it has no name.
+  void addInput(torch::jit::Value* outer, const char* role);
   void bind(torch::jit::Value* outer, torch::jit::Value* inner) {
     map_[outer] = inner;
   }

@@ -164,7 +164,7 @@ private:
     sizes_[key] = size;
     addOnce(extras, size);
     addOnce(functionExtras, size);
-    inverse_->addInput(size);
+    inverse_->addInput(size, "size");
     return inverse_->get(size);
   }
 
@@ -191,22 +191,23 @@ private:
       attribute(callNode, read.path, read.type);
   }
 
-  void addFunctionInputs(MethodBuilder& b, const std::vector<ValueId>& states) {
+  void addFunctionInputs(MethodBuilder& b, const std::vector<ValueId>& states,
+                         const char* role) {
     for (Value* v : valuesOf(states))
-      b.addInput(v);
+      b.addInput(v, role);
     for (Value* v : valuesOf(draft_.aux))
       if (!b.has(v))
-        b.addInput(v);
+        b.addInput(v, "f");
     for (Value* v : functionCaptures)
-      b.addInput(v);
+      b.addInput(v, "weight");
     for (Value* v : functionExtras)
-      b.addInput(v);
+      b.addInput(v, "n");
   }
 
   void writeInverse() {
     MethodBuilder b(type_, *this);
     inverse_ = &b;
-    addFunctionInputs(b, draft_.ys);
+    addFunctionInputs(b, draft_.ys, "y");
     for (const Derivation& d : draft_.derivations) {
       if (d.candidate < 0)
         continue;
@@ -235,7 +236,7 @@ private:
 
   void writeFunction() {
     MethodBuilder b(type_, *this);
-    addFunctionInputs(b, draft_.xs);
+    addFunctionInputs(b, draft_.xs, "x");
     WithInsertPoint at(b.graph().return_node());
     for (NodeId n : draft_.stream)
       b.copy(flow_.node(n).node);
@@ -249,11 +250,11 @@ private:
   void writeConditioner() {
     MethodBuilder b(type_, *this);
     for (Value* v : valuesOf(draft_.zs))
-      b.addInput(v);
+      b.addInput(v, "z");
     for (Value* v : captures)
-      b.addInput(v);
+      b.addInput(v, "weight");
     for (Value* v : extras)
-      b.addInput(v);
+      b.addInput(v, "n");
     WithInsertPoint at(b.graph().return_node());
     for (NodeId n : draft_.conditioner)
       if (!flow_.node(n).glue)

@@ -2,6 +2,7 @@
 
 #include "passes/import/InlineCalls.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 namespace inv::opt {
