@@ -264,6 +264,13 @@ void Dataflow::fillSaved() {
     if (info.glue)
       continue;
     info.inAutograd = info.node->kind() != aten::detach;
+    // What makes no tensor has no derivative: a check of a shape, a size.
+    const bool makesTensor =
+        std::any_of(info.results.begin(), info.results.end(), [&](ValueId v) {
+          return isTensor(values_[v].value) || holdsTensors(values_[v].value);
+        });
+    if (!makesTensor)
+      continue;
     Saved saved = savedBy(info.node);
     info.savedKnown = saved.known;
     auto keep = [&](ValueId v) {

@@ -51,6 +51,63 @@ void runCallMethod(const Node* n, ValueMap& env) {
   env[n->output()] = stack.back();
 }
 
+/// A typed list, as the interpreter makes it.
+c10::IValue makeList(const c10::TypePtr& type, std::vector<c10::IValue> items) {
+  const c10::TypePtr element = type->expectRef<c10::ListType>().getElementType();
+  auto fill = [&](auto list) {
+    for (const c10::IValue& item : items)
+      list.push_back(item.to<typename decltype(list)::value_type>());
+    return c10::IValue(std::move(list));
+  };
+  if (element->isSubtypeOf(*c10::TensorType::get()))
+    return fill(c10::List<at::Tensor>());
+  if (element->kind() == c10::TypeKind::IntType)
+    return fill(c10::List<int64_t>());
+  if (element->kind() == c10::TypeKind::FloatType)
+    return fill(c10::List<double>());
+  if (element->kind() == c10::TypeKind::BoolType)
+    return fill(c10::List<bool>());
+  c10::impl::GenericList list(element);
+  for (c10::IValue& item : items)
+    list.push_back(std::move(item));
+  return list;
+}
+
+/// Constructions and unpackings, which are instructions of the interpreter and
+/// no operators. False for any other node.
+bool runContainer(const Node* n, ValueMap& env) {
+  std::vector<c10::IValue> in;
+  auto inputs = [&] {
+    for (const Value* v : n->inputs())
+      in.push_back(env.at(v));
+  };
+  auto spread = [&](auto&& items) {
+    for (size_t i = 0; i < n->outputs().size(); ++i)
+      env[n->output(i)] = items[i];
+  };
+  if (n->kind() == prim::ListConstruct) {
+    inputs();
+    env[n->output()] = makeList(n->output()->type(), std::move(in));
+  } else if (n->kind() == prim::TupleConstruct) {
+    inputs();
+    env[n->output()] = c10::ivalue::Tuple::create(std::move(in));
+  } else if (n->kind() == prim::ListUnpack) {
+    const auto list = env.at(n->input()).toListRef().vec();
+    TORCH_CHECK(list.size() == n->outputs().size(), "Expected ",
+                n->outputs().size(), " elements in a list but found ",
+                list.size());
+    spread(list);
+  } else if (n->kind() == prim::TupleUnpack) {
+    const c10::IValue tuple = env.at(n->input());
+    spread(tuple.toTupleRef().elements());
+  } else if (n->kind() == prim::unchecked_cast) {
+    env[n->output()] = env.at(n->input());
+  } else {
+    return false;
+  }
+  return true;
+}
+
 void runNode(const Node* n, ValueMap& env) {
   if (n->kind() == prim::If)
     return runIf(n, env);
@@ -68,9 +125,14 @@ void runNode(const Node* n, ValueMap& env) {
     env[n->output()] = constant ? *constant : c10::IValue();
     return;
   }
+  if (runContainer(n, env))
+    return;
   Stack stack;
   for (const Value* in : n->inputs())
     stack.push_back(env.at(in));
+  if (const FunctionSchema* schema = n->maybeSchema();
+      schema && schema->is_vararg())
+    stack.emplace_back(int64_t(n->inputs().size()));
   n->getOperation()(stack);
   const size_t count = n->outputs().size();
   for (size_t i = 0; i < count; ++i)
@@ -78,6 +140,8 @@ void runNode(const Node* n, ValueMap& env) {
 }
 
 } // namespace
+
+void runOneNode(const Node* n, ValueMap& env) { runNode(n, env); }
 
 void runBlock(const Block* block, ValueMap& env,
               const std::function<void(const Node*)>& after) {

@@ -21,6 +21,9 @@ namespace inv::opt {
 
 using ValueMap = std::unordered_map<const torch::jit::Value*, c10::IValue>;
 
+/// Runs one node on the values in `env`, adding its results.
+void runOneNode(const torch::jit::Node* n, ValueMap& env);
+
 /// Runs the nodes of `block` in order on the values in `env` (which must hold
 /// the block's inputs and the free values), adding every value computed; blocks
 /// of ifs and loops are run too. `after`, where given, is called behind each
