@@ -41,7 +41,7 @@ struct PipelineOptions {
   bool printAfterAll = false;
   std::vector<std::string> printBefore;
   std::vector<std::string> printAfter;
-  bool timing = false;          ///< a line for each pass
+  bool timing = false;         ///< a line for each pass
   std::ostream* log = nullptr; ///< where graphs and times go; null: nowhere
 };
 

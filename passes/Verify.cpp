@@ -46,9 +46,9 @@ private:
     if (function == nullptr)
       fail(nullptr, "the module has no such method");
     if (function->num_inputs() != method_.graph->inputs().size())
-      fail(nullptr, fmt::format("the graph has {} inputs, the method has {}",
-                                method_.graph->inputs().size(),
-                                function->num_inputs()));
+      fail(nullptr,
+           fmt::format("the graph has {} inputs, the method has {}",
+                       method_.graph->inputs().size(), function->num_inputs()));
     if (method_.graph->inputs().empty() ||
         *method_.graph->inputs()[0]->type() != *model_.module.type())
       fail(nullptr, "the first input is not the module");

@@ -16,14 +16,35 @@ using namespace torch::jit;
 std::string nameOf(const Value* v) { return "%" + v->debugName(); }
 
 bool makesView(const Node* n) {
-  static const std::unordered_set<std::string> names = {
-      "view",       "view_as",   "reshape",      "reshape_as", "permute",
-      "transpose",  "t",         "numpy_T",      "movedim",    "flatten",
-      "unflatten",  "slice",     "select",       "narrow",     "squeeze",
-      "unsqueeze",  "expand",    "expand_as",    "chunk",      "split",
-      "unbind",     "alias",     "tensor_split", "detach",     "contiguous",
-      "diagonal",   "unsafe_chunk",              "unsafe_split",
-      "split_with_sizes"};
+  static const std::unordered_set<std::string> names = {"view",
+                                                        "view_as",
+                                                        "reshape",
+                                                        "reshape_as",
+                                                        "permute",
+                                                        "transpose",
+                                                        "t",
+                                                        "numpy_T",
+                                                        "movedim",
+                                                        "flatten",
+                                                        "unflatten",
+                                                        "slice",
+                                                        "select",
+                                                        "narrow",
+                                                        "squeeze",
+                                                        "unsqueeze",
+                                                        "expand",
+                                                        "expand_as",
+                                                        "chunk",
+                                                        "split",
+                                                        "unbind",
+                                                        "alias",
+                                                        "tensor_split",
+                                                        "detach",
+                                                        "contiguous",
+                                                        "diagonal",
+                                                        "unsafe_chunk",
+                                                        "unsafe_split",
+                                                        "split_with_sizes"};
   return n->kind().is_aten() && names.count(n->kind().toUnqualString());
 }
 
@@ -85,9 +106,8 @@ void collectFreeValues(const Node* n, std::vector<Value*>& out) {
 }
 
 int64_t bytesOf(const c10::IValue& v) {
-  return v.isTensor() && v.toTensor().defined()
-             ? int64_t(v.toTensor().nbytes())
-             : -1;
+  return v.isTensor() && v.toTensor().defined() ? int64_t(v.toTensor().nbytes())
+                                                : -1;
 }
 
 } // namespace
@@ -188,8 +208,7 @@ void Dataflow::classify(NodeInfo& info) {
   if (info.effect == EffectKind::Random)
     origin = Origin::Activation;
   for (ValueId v : info.operands)
-    if (values_[v].isActivation() &&
-        info.node->kind() != prim::GetAttr)
+    if (values_[v].isActivation() && info.node->kind() != prim::GetAttr)
       origin = Origin::Activation;
   for (Value* out : info.node->outputs())
     if (isTensor(out) || holdsTensors(out))
@@ -208,8 +227,7 @@ void Dataflow::findStorages(NodeInfo& info) {
     for (size_t i = 0; i < info.results.size() && i < parts; ++i) {
       if (!isTensor(values_[info.results[i]].value))
         return;
-      values_[info.results[i]].canonical =
-          values_[info.operands[i]].canonical;
+      values_[info.results[i]].canonical = values_[info.operands[i]].canonical;
       values_[info.results[i]].storage = values_[info.operands[i]].storage;
     }
     return;

@@ -39,8 +39,8 @@ enum class Origin {
 struct ValueInfo {
   torch::jit::Value* value = nullptr;
   Origin origin = Origin::NonTensor;
-  NodeId def = -1;              ///< -1: an input of the graph
-  std::vector<NodeId> readers;  ///< ascending, each once
+  NodeId def = -1;             ///< -1: an input of the graph
+  std::vector<NodeId> readers; ///< ascending, each once
   /// The value whose storage this one shares (itself, where it has its own).
   ValueId storage = -1;
   /// The value that this one is in the ordinary case: a result of
@@ -66,7 +66,7 @@ struct NodeInfo {
   std::vector<ValueId> results;  ///< tensors and non-tensors, lists expanded
   std::vector<ValueId> saved;    ///< activations that its derivative keeps
   bool savedKnown = true;        ///< the operator is in the table of saved(op)
-  bool inAutograd = true; ///< false where no result can need a gradient
+  bool inAutograd = true;        ///< false where no result can need a gradient
 };
 
 class Dataflow {

@@ -100,9 +100,8 @@ void print(std::ostream& out, const Invertibility& result,
     out << "\n";
   }
   for (ValueId v = 0; v < ValueId(flow.values().size()); ++v) {
-    const Availability a = result.availability.empty()
-                               ? Availability::None
-                               : result.availability[v];
+    const Availability a = result.availability.empty() ? Availability::None
+                                                       : result.availability[v];
     if (a == Availability::Anchor || a == Availability::Held)
       out << fmt::format("{} {}\n", nameOf(a), nameOf(flow.value(v).value));
   }

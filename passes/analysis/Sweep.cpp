@@ -137,7 +137,8 @@ void Sweep::process(NodeId n) {
   commit(n, c, choice, anchors);
 }
 
-Sweep::Choice Sweep::choose(NodeId n, const std::vector<Candidate>& candidates) {
+Sweep::Choice Sweep::choose(NodeId n,
+                            const std::vector<Candidate>& candidates) {
   Choice best;
   for (int i = 0; i < int(candidates.size()); ++i) {
     const Candidate& c = candidates[i];
@@ -289,10 +290,10 @@ Sweep::Slice Sweep::slice(const std::vector<ValueId>& roots,
       continue;
     }
     // A value that is alive beyond the node could be held for it.
-    const bool lasting = info.def < at && flow_.lastReader(v) > at &&
-                         isTensor(info);
-    if (anchorsOnDemand && lasting && std::find(roots.begin(), roots.end(),
-                                                v) == roots.end()) {
+    const bool lasting =
+        info.def < at && flow_.lastReader(v) > at && isTensor(info);
+    if (anchorsOnDemand && lasting &&
+        std::find(roots.begin(), roots.end(), v) == roots.end()) {
       terminals.insert(v);
       anchors.insert(v);
       continue;
@@ -374,8 +375,7 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
   }
   for (ValueId v : choice.slice.anchors)
     makeAvailable(v, Availability::Anchor);
-  d.anchors.insert(d.anchors.end(), resultAnchors.begin(),
-                   resultAnchors.end());
+  d.anchors.insert(d.anchors.end(), resultAnchors.begin(), resultAnchors.end());
   for (NodeId node : d.conditioner)
     interior_[node] = true;
   done_[n] = true;
@@ -464,9 +464,9 @@ void Sweep::explain(NodeId n, const Candidate& c, const Slice& failed) {
       for (ValueId operand : flow_.node(def).operands)
         work.push_back(operand);
     }
-    return refuse(n, readsOthers ? Reason::ConditionerReadsState
-                                 : Reason::ResidualInput,
-                  failed.detail);
+    return refuse(
+        n, readsOthers ? Reason::ConditionerReadsState : Reason::ResidualInput,
+        failed.detail);
   }
   if (!failed.ok && isParallelUpdate(n, c))
     return refuse(n, Reason::ParallelUpdate, failed.detail);

@@ -47,9 +47,9 @@ void copyInput(AtomicFile& file, const Input& input) {
   }
   std::ifstream source(input.path, std::ios::binary);
   std::vector<char> buffer(1 << 18);
-  while (source.read(buffer.data(),
-                     static_cast<std::streamsize>(buffer.size())) ||
-         source.gcount() > 0)
+  while (
+      source.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) ||
+      source.gcount() > 0)
     file.write(buffer.data(), static_cast<size_t>(source.gcount()));
   if (!source.eof())
     throw Error(ExitCode::Io, input.path + ": cannot be read");
@@ -87,15 +87,15 @@ std::string describe(const Input& input, const Model& model,
                        {"changed", method.changed},
                        {"steps", std::move(steps)}});
   }
-  Json json = {
-      {"format", 1},
-      {"tool", {{"name", "inv-opt"}, {"version", kToolVersion}}},
-      {"abi", {{"written_for", abi::kVersion},
-               {"oldest_supported", abi::kOldestSupported}}},
-      {"operators", ops},
-      {"pipeline", pipeline},
-      {"source_sha256", digestOf(input)},
-      {"methods", std::move(methods)}};
+  Json json = {{"format", 1},
+               {"tool", {{"name", "inv-opt"}, {"version", kToolVersion}}},
+               {"abi",
+                {{"written_for", abi::kVersion},
+                 {"oldest_supported", abi::kOldestSupported}}},
+               {"operators", ops},
+               {"pipeline", pipeline},
+               {"source_sha256", digestOf(input)},
+               {"methods", std::move(methods)}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -48,9 +48,9 @@ void encodeConstants(Block* block) {
       continue;
     auto text = valueText(value);
     if (!text)
-      throw Error(ExitCode::BadInput,
-                  fmt::format("a constant has no text form (node: {})",
-                              oneLine(node)));
+      throw Error(
+          ExitCode::BadInput,
+          fmt::format("a constant has no text form (node: {})", oneLine(node)));
     node->removeAttribute(attr::value);
     node->s_(attr::value, *text);
     if (kind == AttributeKind::t)
@@ -99,10 +99,9 @@ private:
         continue;
       auto text = valueText(value);
       bool isGuessed = type->kind() != c10::TypeKind::OptionalType;
-      parts.push_back(isGuessed
-                          ? fmt::format("{} = {}", name, *text)
-                          : fmt::format("{} : {} = {}", name, type->str(),
-                                        *text));
+      parts.push_back(
+          isGuessed ? fmt::format("{} = {}", name, *text)
+                    : fmt::format("{} : {} = {}", name, type->str(), *text));
     }
     return parts.empty() ? "" : fmt::format(" ({})", fmt::join(parts, ", "));
   }
@@ -168,11 +167,10 @@ private:
   void printTensor(const ClassTypePtr& type, const std::string& name,
                    const std::string& path, const at::Tensor& tensor) {
     bool isParameter = type->is_parameter(type->getAttributeSlot(name));
-    const char* what = !isParameter              ? "buffer"
+    const char* what = !isParameter             ? "buffer"
                        : tensor.requires_grad() ? "param"
                                                 : "frozen";
-    auto [it, first] =
-        tensors_.emplace(tensor.unsafeGetTensorImpl(), path);
+    auto [it, first] = tensors_.emplace(tensor.unsafeGetTensorImpl(), path);
     out_ << "#   " << what << " " << path << " : "
          << (first ? tensorText(tensor)
                    : fmt::format("{} = same({})", tensorTypeText(tensor),
@@ -207,9 +205,9 @@ private:
   }
 
   void addClass(const ClassTypePtr& type) {
-    bool known = std::any_of(
-        classes_.begin(), classes_.end(),
-        [&](const ClassTypePtr& other) { return *other == *type; });
+    bool known =
+        std::any_of(classes_.begin(), classes_.end(),
+                    [&](const ClassTypePtr& other) { return *other == *type; });
     if (!known)
       classes_.push_back(type);
   }

@@ -76,8 +76,8 @@ public:
     std::string error = count < 0 ? zip_file_strerror(file) : "";
     zip_fclose(file);
     if (count < 0)
-      bad(input_, fmt::format("the archive is damaged: '{}': {}", name(index),
-                              error));
+      bad(input_,
+          fmt::format("the archive is damaged: '{}': {}", name(index), error));
   }
 
 private:
@@ -92,7 +92,8 @@ void checkArchive(Input& input) {
   for (zip_int64_t i = 0; i < zip.size(); ++i) {
     std::string name = zip.name(i);
     size_t slash = name.find('/'); // the archive's own top folder
-    std::string inner = slash == std::string::npos ? "" : name.substr(slash + 1);
+    std::string inner =
+        slash == std::string::npos ? "" : name.substr(slash + 1);
     hasData |= inner == "data.pkl";
     hasConstants |= inner == "constants.pkl";
     hasCode |= inner.rfind("code/", 0) == 0;
@@ -144,8 +145,7 @@ std::string firstSentences(const std::exception& error) {
   bad(input, "cannot be loaded: " + text.substr(0, text.find('\n')));
 }
 
-torch::jit::Module load(const Input& input,
-                        std::optional<c10::Device> device) {
+torch::jit::Module load(const Input& input, std::optional<c10::Device> device) {
   if (input.path != "-")
     return torch::jit::load(input.path, device);
   std::istringstream stream(input.bytes);

@@ -96,8 +96,8 @@ Input importInput(const std::string& path, const ImportOptions& options) {
     auto file = openFile(path);
     input.bytes = slurp(file);
   }
-  input.models = parseIrText(input.bytes, path == "-" ? "<stdin>" : path,
-                             options);
+  input.models =
+      parseIrText(input.bytes, path == "-" ? "<stdin>" : path, options);
   return input;
 }
 
@@ -109,8 +109,9 @@ std::string digestOf(const Input& input) {
   }
   auto file = openFile(input.path);
   std::vector<char> buffer(1 << 18);
-  while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) ||
-         file.gcount() > 0)
+  while (
+      file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) ||
+      file.gcount() > 0)
     digest.update(buffer.data(), static_cast<size_t>(file.gcount()));
   return digest.hex();
 }

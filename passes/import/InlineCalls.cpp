@@ -72,8 +72,8 @@ public:
     if (it != cache_.end())
       return it->second;
     if (!active_.insert(&function).second)
-      throw Error(ExitCode::BadInput, "'" + function.qualname().qualifiedName() +
-                                          "' calls itself");
+      throw Error(ExitCode::BadInput,
+                  "'" + function.qualname().qualifiedName() + "' calls itself");
     auto graph = function.graph()->copy();
     inlineBlock(graph->block(), path);
     active_.erase(&function);
@@ -123,8 +123,7 @@ private:
     if (function == nullptr)
       return;
     auto graph = graphOf(*function, full);
-    replace(call, *function, *graph, call->inputs(),
-            relative.value_or(""));
+    replace(call, *function, *graph, call->inputs(), relative.value_or(""));
   }
 
   void inlineFunction(Node* call, const std::string& path) {
@@ -139,8 +138,7 @@ private:
   }
 
   void replace(Node* call, GraphFunction& function, Graph& callee,
-               at::ArrayRef<Value*> inputs,
-               const std::string& modulePath) {
+               at::ArrayRef<Value*> inputs, const std::string& modulePath) {
     Node* before = call->prev();
     WithInsertPoint guard(call);
     auto outputs = insertGraph(*call->owningGraph(), callee, inputs);
@@ -190,9 +188,9 @@ std::string annotatedMethod(const c10::ClassType& type) {
   return "";
 }
 
-std::shared_ptr<Graph>
-inlinedCopy(const Module& module, const std::string& method,
-            const std::vector<std::string>& invertible) {
+std::shared_ptr<Graph> inlinedCopy(const Module& module,
+                                   const std::string& method,
+                                   const std::vector<std::string>& invertible) {
   auto* function =
       dynamic_cast<GraphFunction*>(module.type()->findMethod(method));
   if (function == nullptr)

@@ -98,8 +98,8 @@ std::string prepareLine(std::string_view line, size_t number, Prepared& out) {
   return result;
 }
 
-/// A node without results prints as `   = prim::Print(%x)`, one space too far to
-/// the right for parseIR.
+/// A node without results prints as `   = prim::Print(%x)`, one space too far
+/// to the right for parseIR.
 std::string withoutEmptyResult(const std::string& line) {
   size_t equals = line.find_first_not_of(' ');
   if (equals == std::string::npos || equals == 0 ||
@@ -159,9 +159,9 @@ public:
 
 private:
   [[noreturn]] void fail(size_t line, const std::string& message) const {
-    throw Error(ExitCode::BadInput,
-                fmt::format("{}:{}: {}", name_, text_.firstLine + line,
-                            message));
+    throw Error(
+        ExitCode::BadInput,
+        fmt::format("{}:{}: {}", name_, text_.firstLine + line, message));
   }
   [[noreturn]] void fail(const Node* node, const std::string& message) const {
     const auto& range = lines_.at(node);
@@ -195,8 +195,7 @@ private:
     };
     if (graph_->inputs().empty() || !isSelf(graph_->inputs()[0]->debugName()))
       graph_->insertInput(0, "self");
-    auto declared =
-        prepared_.classTypes.find(graph_->inputs()[0]->debugName());
+    auto declared = prepared_.classTypes.find(graph_->inputs()[0]->debugName());
     if (declared != prepared_.classTypes.end() &&
         declared->second != self_->str())
       fail(size_t{0},
@@ -272,8 +271,8 @@ private:
         type->kind() == c10::TypeKind::DeviceObjType)
       return;
     std::string text = node->s(attr::value);
-    Cursor cursor(text, fmt::format("{}:{}", name_,
-                                    text_.firstLine + lines_.at(node)));
+    Cursor cursor(
+        text, fmt::format("{}:{}", name_, text_.firstLine + lines_.at(node)));
     c10::IValue value = parseValue(cursor, type);
     cursor.expectEnd();
     node->removeAttribute(attr::value);
@@ -303,7 +302,8 @@ private:
       graph_->lint();
     } catch (const std::exception& error) {
       std::string message = error.what();
-      fail(size_t{0}, "not a valid graph: " + message.substr(0, message.find('\n')));
+      fail(size_t{0},
+           "not a valid graph: " + message.substr(0, message.find('\n')));
     }
   }
 

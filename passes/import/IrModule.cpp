@@ -220,8 +220,8 @@ private:
       for (const auto& member : members)
         type->addAttribute(member.name, member.type, member.isParameter,
                            member.isBuffer);
-    auto object = c10::ivalue::Object::create(
-        c10::StrongTypePtr(cu_, type), type->numAttributes());
+    auto object = c10::ivalue::Object::create(c10::StrongTypePtr(cu_, type),
+                                              type->numAttributes());
     if (members.size() != type->numAttributes())
       mismatch(node, path);
     for (const auto& member : members) {

@@ -19,7 +19,8 @@ using torch::jit::Graph;
 
 [[noreturn]] void failAt(const std::string& name, size_t line,
                          const std::string& message) {
-  throw Error(ExitCode::BadInput, fmt::format("{}:{}: {}", name, line, message));
+  throw Error(ExitCode::BadInput,
+              fmt::format("{}:{}: {}", name, line, message));
 }
 
 bool isSeparator(std::string_view line) {
@@ -90,7 +91,8 @@ private:
   void inGraphLine(const std::string& text) {
     std::string_view body = trim(text);
     if (isSeparator(body))
-      failAt(name_, number_, "a separator inside a graph (no return statement)");
+      failAt(name_, number_,
+             "a separator inside a graph (no return statement)");
     unit_.graphs.back().text += text + "\n";
     inReturn_ |= body.rfind("return", 0) == 0;
     // Only the return statement's own brackets: those of a line with a syntax
@@ -209,11 +211,11 @@ Model parseUnit(const IrUnit& unit, const std::string& name,
     model.methods.push_back(std::move(method));
   }
   if (model.methods.empty())
-    throw Error(ExitCode::BadInput,
-                name + ": no method '" +
-                    (options.methods.empty() ? "forward"
-                                             : options.methods.front()) +
-                    "'");
+    throw Error(
+        ExitCode::BadInput,
+        name + ": no method '" +
+            (options.methods.empty() ? "forward" : options.methods.front()) +
+            "'");
   return model;
 }
 

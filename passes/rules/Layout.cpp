@@ -49,8 +49,8 @@ Emit rollBack(Node* n) {
     return {};
   for (int64_t& s : *shifts)
     s = -s;
-  return [shifts = *shifts, dims = *dims](
-             InverseBuilder& b) -> std::vector<Value*> {
+  return [shifts = *shifts,
+          dims = *dims](InverseBuilder& b) -> std::vector<Value*> {
     return {b.graph().insert(aten::roll, {b.result(0), shifts, dims})};
   };
 }
@@ -71,9 +71,7 @@ Emit sameAgain(Node* n, Symbol kind) {
 }
 
 Emit identity() {
-  return [](InverseBuilder& b) -> std::vector<Value*> {
-    return {b.result(0)};
-  };
+  return [](InverseBuilder& b) -> std::vector<Value*> { return {b.result(0)}; };
 }
 
 const std::unordered_set<Symbol>& reshapes() {

@@ -30,7 +30,7 @@ namespace {
 struct LinearNode {
   Value* x = nullptr;
   Value* weight = nullptr;
-  Value* bias = nullptr;  ///< null where there is none
+  Value* bias = nullptr;   ///< null where there is none
   bool transposed = false; ///< y = x weightᵀ
 };
 
@@ -137,8 +137,7 @@ std::vector<Value*> emitSolve(InverseBuilder& b, const LinearNode& l,
   Value* inList =
       g.insertNode(g.createList(c10::IntType::get(), {in}))->output();
   Value* leading = g.insert(aten::slice, {sizes, 0, -1, 1});
-  return {
-      g.insert(aten::reshape, {x, g.insert(aten::add, {leading, inList})})};
+  return {g.insert(aten::reshape, {x, g.insert(aten::add, {leading, inList})})};
 }
 
 } // namespace

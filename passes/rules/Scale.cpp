@@ -111,7 +111,8 @@ void scaleRule(NodeId id, const RuleContext& context,
   c.emit = [shift, alpha, isAdd](InverseBuilder& b) -> std::vector<Value*> {
     Graph& g = b.graph();
     Value* a = alpha ? b.operand(alpha) : g.insertConstant(1);
-    // The overload for a number takes alpha by place, that for a tensor by name.
+    // The overload for a number takes alpha by place, that for a tensor by
+    // name.
     return {g.insert(isAdd ? aten::sub : aten::add,
                      {b.result(0), b.operand(shift)},
                      {NamedValue("alpha", a)})};

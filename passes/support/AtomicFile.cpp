@@ -37,8 +37,9 @@ void syncFolder(const fs::path& folder) {
 
 AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   std::error_code code;
-  target_ = fs::is_symlink(path, code) ? fs::weakly_canonical(path, code).string()
-                                       : path;
+  target_ = fs::is_symlink(path, code)
+                ? fs::weakly_canonical(path, code).string()
+                : path;
   if (target_.empty())
     target_ = path;
   if (fs::is_directory(target_, code))
@@ -55,7 +56,7 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   if (file_ < 0)
     fail(errno);
   temporary_ = buffer.data();
-  struct stat old{};
+  struct stat old {};
   mode_t mode = stat(target_.c_str(), &old) == 0 ? old.st_mode & 0777
                                                  : defaultPermissions();
   if (fchmod(file_, mode) != 0)

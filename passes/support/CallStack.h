@@ -2,8 +2,8 @@
 //
 // LibTorch's own record (ModuleInstanceInfo) holds only the last component of a
 // path, and its constructor is not exported. So the importer writes whole paths
-// ("blocks.3.f", relative to the caller's self) where LibTorch keeps the name of
-// the function for the mobile runtime.
+// ("blocks.3.f", relative to the caller's self) where LibTorch keeps the name
+// of the function for the mobile runtime.
 #pragma once
 
 #include <string>

@@ -9,10 +9,10 @@ namespace inv::opt {
 /// Exit codes of inv-opt (docs/formats.md).
 enum class ExitCode {
   Done = 0,
-  CheckFailed = 1,  ///< a verification or a --require-* check failed
-  BadInput = 2,     ///< usage, or an input that cannot be used
-  Contained = 3,    ///< crash, limit or timeout; nothing was written
-  Io = 4,           ///< reading or writing failed; nothing was changed
+  CheckFailed = 1, ///< a verification or a --require-* check failed
+  BadInput = 2,    ///< usage, or an input that cannot be used
+  Contained = 3,   ///< crash, limit or timeout; nothing was written
+  Io = 4,          ///< reading or writing failed; nothing was changed
 };
 
 /// A user-facing failure: one clear message that names the node and the
@@ -28,4 +28,4 @@ private:
   ExitCode code_;
 };
 
-}  // namespace inv::opt
+} // namespace inv::opt

@@ -53,7 +53,8 @@ void runCallMethod(const Node* n, ValueMap& env) {
 
 /// A typed list, as the interpreter makes it.
 c10::IValue makeList(const c10::TypePtr& type, std::vector<c10::IValue> items) {
-  const c10::TypePtr element = type->expectRef<c10::ListType>().getElementType();
+  const c10::TypePtr element =
+      type->expectRef<c10::ListType>().getElementType();
   auto fill = [&](auto list) {
     for (const c10::IValue& item : items)
       list.push_back(item.to<typename decltype(list)::value_type>());
@@ -116,8 +117,7 @@ void runNode(const Node* n, ValueMap& env) {
   if (n->kind() == prim::CallMethod)
     return runCallMethod(n, env);
   if (n->kind() == prim::GetAttr) {
-    env[n->output()] =
-        env.at(n->input()).toObject()->getAttr(n->s(attr::name));
+    env[n->output()] = env.at(n->input()).toObject()->getAttr(n->s(attr::name));
     return;
   }
   if (n->kind() == prim::Constant) {

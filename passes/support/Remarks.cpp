@@ -47,8 +47,8 @@ std::string format(const Line& line) {
 /// Whether a file belongs to PyTorch and not to the model.
 bool isLibraryFile(const std::string& file) {
   constexpr std::array<std::string_view, 6> kParts = {
-      "-packages/torch/", "torch/nn/", "torch/_", "torch/jit/",
-      "torch/functional.py", "torch/utils/"};
+      "-packages/torch/", "torch/nn/",           "torch/_",
+      "torch/jit/",       "torch/functional.py", "torch/utils/"};
   return file.empty() || file.front() == '<' ||
          std::any_of(kParts.begin(), kParts.end(), [&](std::string_view part) {
            return file.find(part) != std::string::npos;
@@ -67,9 +67,8 @@ std::vector<Line> tracedStack(const std::string& text) {
       return {};
     std::string digits = frame.substr(open + 1, close - open - 1);
     if (digits.empty() || digits.size() > 9 ||
-        !std::all_of(digits.begin(), digits.end(), [](unsigned char c) {
-          return std::isdigit(c);
-        }))
+        !std::all_of(digits.begin(), digits.end(),
+                     [](unsigned char c) { return std::isdigit(c); }))
       return {};
     lines.push_back({frame.substr(0, open), std::stoul(digits), 0});
   }

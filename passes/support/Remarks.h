@@ -23,9 +23,9 @@ const char* reasonSentence(Reason);
 const char* reasonSuggestion(Reason);
 
 enum class RemarkKind {
-  Passed,   ///< a step was made
-  Missed,   ///< a candidate was refused, with a Reason
-  Analysis  ///< something worth knowing
+  Passed,  ///< a step was made
+  Missed,  ///< a candidate was refused, with a Reason
+  Analysis ///< something worth knowing
 };
 
 struct Remark {

@@ -39,12 +39,12 @@ void Sha256::block(const uint8_t* data) {
   }
   auto s = state_;
   for (size_t i = 0; i < 64; ++i) {
-    uint32_t one = s[7] + kRound[i] + w[i] + ((s[4] & s[5]) ^ (~s[4] & s[6])) +
-                   (std::rotr(s[4], 6) ^ std::rotr(s[4], 11) ^
-                    std::rotr(s[4], 25));
-    uint32_t two = ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2])) +
-                   (std::rotr(s[0], 2) ^ std::rotr(s[0], 13) ^
-                    std::rotr(s[0], 22));
+    uint32_t one =
+        s[7] + kRound[i] + w[i] + ((s[4] & s[5]) ^ (~s[4] & s[6])) +
+        (std::rotr(s[4], 6) ^ std::rotr(s[4], 11) ^ std::rotr(s[4], 25));
+    uint32_t two =
+        ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2])) +
+        (std::rotr(s[0], 2) ^ std::rotr(s[0], 13) ^ std::rotr(s[0], 22));
     std::rotate(s.begin(), s.end() - 1, s.end());
     s[4] += one;
     s[0] = one + two;

@@ -15,11 +15,12 @@ using at::ScalarType;
 
 const std::vector<std::pair<std::string, ScalarType>>& dtypes() {
   static const std::vector<std::pair<std::string, ScalarType>> table = {
-      {"f32", at::kFloat},     {"f64", at::kDouble}, {"f16", at::kHalf},
-      {"bf16", at::kBFloat16}, {"i64", at::kLong},   {"i32", at::kInt},
-      {"i16", at::kShort},     {"i8", at::kChar},    {"u8", at::kByte},
-      {"bool", at::kBool},     {"c64", at::kComplexFloat},
-      {"c128", at::kComplexDouble}};
+      {"f32", at::kFloat},        {"f64", at::kDouble},
+      {"f16", at::kHalf},         {"bf16", at::kBFloat16},
+      {"i64", at::kLong},         {"i32", at::kInt},
+      {"i16", at::kShort},        {"i8", at::kChar},
+      {"u8", at::kByte},          {"bool", at::kBool},
+      {"c64", at::kComplexFloat}, {"c128", at::kComplexDouble}};
   return table;
 }
 
@@ -90,8 +91,8 @@ at::Tensor parseValues(Cursor& cursor, at::IntArrayRef sizes,
   at::Tensor values;
   if (dtype == at::kLong) {
     std::vector<int64_t> elements;
-    parseElements<int64_t>(
-        cursor, elements, [](Cursor& c) { return parseInt(c, "an integer"); });
+    parseElements<int64_t>(cursor, elements,
+                           [](Cursor& c) { return parseInt(c, "an integer"); });
     values = at::tensor(elements, at::kLong);
   } else {
     std::vector<double> elements;
@@ -120,9 +121,8 @@ at::Tensor parseNamed(Cursor& cursor, const std::string& name,
     return it == arguments.end() ? fallback : it->second;
   };
   auto options = at::TensorOptions().dtype(dtype);
-  seed = arguments.count("seed")
-             ? static_cast<uint64_t>(arguments.at("seed"))
-             : seed;
+  seed = arguments.count("seed") ? static_cast<uint64_t>(arguments.at("seed"))
+                                 : seed;
   if (name == "zeros")
     return at::zeros(sizes, options);
   if (name == "ones")
@@ -155,7 +155,8 @@ at::Tensor parseNamed(Cursor& cursor, const std::string& name,
 std::string elementText(double value) {
   return std::isfinite(value) ? fmt::format("{}", value)
                               : (std::isnan(value) ? "nan"
-                                                   : value > 0 ? "inf" : "-inf");
+                                 : value > 0       ? "inf"
+                                                   : "-inf");
 }
 
 } // namespace
@@ -200,8 +201,7 @@ at::Tensor parseTensor(Cursor& cursor, uint64_t seed,
     at::Tensor other = lookup ? lookup(path) : at::Tensor();
     if (!other.defined())
       cursor.fail("no tensor '" + path + "' was declared before");
-    if (other.sizes() != at::IntArrayRef(sizes) ||
-        other.scalar_type() != dtype)
+    if (other.sizes() != at::IntArrayRef(sizes) || other.scalar_type() != dtype)
       cursor.fail("'" + path + "' has another dtype or other sizes");
     return other;
   }
@@ -230,10 +230,9 @@ std::string tensorText(const at::Tensor& tensor) {
     else if (flat.scalar_type() == at::kDouble)
       elements.push_back(elementText(flat[i].item<double>()));
     else
-      elements.push_back(
-          std::isfinite(flat[i].item<float>())
-              ? fmt::format("{}", flat[i].item<float>())
-              : elementText(flat[i].item<float>()));
+      elements.push_back(std::isfinite(flat[i].item<float>())
+                             ? fmt::format("{}", flat[i].item<float>())
+                             : elementText(flat[i].item<float>()));
   }
   return text + fmt::format("[{}]", fmt::join(elements, ", "));
 }

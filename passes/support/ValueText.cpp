@@ -185,10 +185,10 @@ c10::IValue parseValue(Cursor& cursor, const c10::TypePtr& type) {
     cursor.expect("false");
     return false;
   case c10::TypeKind::IntType:
-    return convert<int64_t>(
-        cursor, parseNumber(cursor), [](const std::string& s, size_t* n) {
-          return static_cast<int64_t>(std::stoll(s, n));
-        });
+    return convert<int64_t>(cursor, parseNumber(cursor),
+                            [](const std::string& s, size_t* n) {
+                              return static_cast<int64_t>(std::stoll(s, n));
+                            });
   case c10::TypeKind::FloatType:
     return convert<double>(
         cursor, parseNumber(cursor),

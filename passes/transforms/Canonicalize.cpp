@@ -27,10 +27,10 @@
 // matches the spellings as they are.
 #include "passes/Passes.h"
 
+#include "passes/support/GraphUtil.h"
 #include "passes/transforms/FoldBranches.h"
 #include "passes/transforms/FoldSizes.h"
 #include "passes/transforms/Functionalize.h"
-#include "passes/support/GraphUtil.h"
 #include "passes/transforms/JoinSlices.h"
 #include "passes/transforms/LowerLists.h"
 #include "passes/transforms/MergeReads.h"

@@ -27,8 +27,8 @@ namespace {
 
 bool isOptionalTensor(const c10::TypePtr& type) {
   auto optional = type->cast<c10::OptionalType>();
-  return optional && optional->getElementType()->isSubtypeOf(
-                         *c10::TensorType::get());
+  return optional &&
+         optional->getElementType()->isSubtypeOf(*c10::TensorType::get());
 }
 
 /// The tensor that is there, as a tensor; None, as None.

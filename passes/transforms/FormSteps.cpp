@@ -8,9 +8,9 @@
 // method calls the step through an operator of the runtime:
 //
 //   before                                after
-//     %h = linear(%x2, %w, %b)              %step = GetAttr["inv_step_0"](%self)
-//     %f = tanh(%h)                         %s = inv::coupling(%step, [%x1],
-//     %y1 = add(%x1, %f, 1)                          [%x2], [%w, %b], None)
+//     %h = linear(%x2, %w, %b)              %step =
+//     GetAttr["inv_step_0"](%self) %f = tanh(%h)                         %s =
+//     inv::coupling(%step, [%x1], %y1 = add(%x1, %f, 1) [%x2], [%w, %b], None)
 //     ...  %x2 ...                          %y1, %x2p = ListUnpack(%s)
 //                                           ...  %x2p ...  (in later steps)
 //

@@ -51,11 +51,10 @@ Value* MethodBuilder::get(Value* outer) {
   Node* maker = outer->node();
   if (outer->type()->kind() == c10::TypeKind::NoneType)
     return map_[outer] = graph_->insertConstant(IValue());
-  TORCH_INTERNAL_ASSERT(maker->kind() == prim::Constant ||
-                            maker->kind() == prim::ListConstruct ||
-                            maker->kind() == prim::TupleConstruct,
-                        "a step reads %", outer->debugName(),
-                        ", which nobody hands to it");
+  TORCH_INTERNAL_ASSERT(
+      maker->kind() == prim::Constant || maker->kind() == prim::ListConstruct ||
+          maker->kind() == prim::TupleConstruct,
+      "a step reads %", outer->debugName(), ", which nobody hands to it");
   copy(maker);
   return map_.at(outer);
 }
@@ -65,8 +64,7 @@ void MethodBuilder::copy(Node* n) {
     std::vector<Value*> arguments;
     for (size_t i = 1; i < n->inputs().size(); ++i)
       arguments.push_back(get(n->input(i)));
-    std::vector<Value*> results =
-        inlineCall(n, n->s(attr::name), arguments);
+    std::vector<Value*> results = inlineCall(n, n->s(attr::name), arguments);
     std::vector<Value*> outer{n->output()};
     if (n->output()->type()->kind() == c10::TypeKind::TupleType)
       for (const Use& use : n->output()->uses())
@@ -76,8 +74,7 @@ void MethodBuilder::copy(Node* n) {
       map_[outer[i]] = results[i];
     return;
   }
-  Node* clone =
-      graph_->createClone(n, [this](Value* v) { return get(v); });
+  Node* clone = graph_->createClone(n, [this](Value* v) { return get(v); });
   graph_->insertNode(clone);
   for (size_t i = 0; i < n->outputs().size(); ++i) {
     map_[n->output(i)] = clone->output(i);

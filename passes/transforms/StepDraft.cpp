@@ -29,9 +29,8 @@ bool isCopied(const Dataflow& flow, NodeId n) {
     return true;
   if (info.effect == EffectKind::Assert && info.results.empty())
     return false;
-  return std::none_of(info.results.begin(), info.results.end(), [&](ValueId v) {
-    return flow.value(v).isActivation();
-  });
+  return std::none_of(info.results.begin(), info.results.end(),
+                      [&](ValueId v) { return flow.value(v).isActivation(); });
 }
 
 namespace {
@@ -117,8 +116,8 @@ void Drafter::uniteLayoutWithReader() {
       byNode[found_.derivations[i].node] = i;
   for (size_t i = 0; i < parent_.size(); ++i) {
     const Derivation& d = found_.derivations[i];
-    const bool light = d.conditioner.empty() && (d.cls == RuleClass::Free ||
-                                                 d.cls == RuleClass::Scale);
+    const bool light = d.conditioner.empty() &&
+                       (d.cls == RuleClass::Free || d.cls == RuleClass::Scale);
     if (!light || flow_.node(d.node).results.size() != 1)
       continue;
     const ValueInfo& result = flow_.value(flow_.node(d.node).results[0]);
@@ -156,19 +155,18 @@ std::vector<StepDraft> Drafter::collectGroups() {
       conditioner.erase(n);
     step.conditioner.assign(conditioner.begin(), conditioner.end());
     step.stream.assign(stream.begin(), stream.end());
-    step.form = step.stream.empty()  ? StepForm::Checkpoint
+    step.form = step.stream.empty()   ? StepForm::Checkpoint
                 : conditioner.empty() ? StepForm::Bijection
                                       : StepForm::Coupling;
   }
   // In the order of the method, so that steps are numbered as they run.
-  std::stable_sort(steps.begin(), steps.end(),
-                   [](const StepDraft& a, const StepDraft& b) {
-                     auto last = [](const StepDraft& s) {
-                       return s.stream.empty() ? s.conditioner.back()
-                                               : s.stream.back();
-                     };
-                     return last(a) < last(b);
-                   });
+  std::stable_sort(
+      steps.begin(), steps.end(), [](const StepDraft& a, const StepDraft& b) {
+        auto last = [](const StepDraft& s) {
+          return s.stream.empty() ? s.conditioner.back() : s.stream.back();
+        };
+        return last(a) < last(b);
+      });
   return steps;
 }
 
@@ -306,8 +304,8 @@ void Drafter::fillInputs(StepDraft& step) {
       return;
     if (solved.count(v))
       return addOnce(step.xs, v);
-    if (made.count(v) || (isTensor(flow_.value(v)) &&
-                          flow_.value(v).isActivation())) {
+    if (made.count(v) ||
+        (isTensor(flow_.value(v)) && flow_.value(v).isActivation())) {
       addOnce(step.aux, v);
       if (!made.count(v))
         addOnce(step.zs, v);
@@ -352,8 +350,8 @@ bool Drafter::fill(StepDraft& step) {
     for (ValueId v : flow_.node(n).results) {
       if (!isTensor(flow_.value(v)))
         continue;
-      bool outside = flow_.value(v).graphOutput ||
-                     flow_.value(v).readers.empty();
+      bool outside =
+          flow_.value(v).graphOutput || flow_.value(v).readers.empty();
       for (NodeId reader : flow_.value(v).readers)
         outside |= !inside.count(reader);
       if (outside)
@@ -395,8 +393,8 @@ void Drafter::fillSides(StepDraft& step) {
     for (ValueId v : flow_.node(n).results) {
       bool outside = flow_.value(v).graphOutput;
       for (NodeId reader : flow_.value(v).readers)
-        outside |= !own.count(reader) &&
-                   (live_[reader] || owner_.count(reader) != 0);
+        outside |=
+            !own.count(reader) && (live_[reader] || owner_.count(reader) != 0);
       if (outside)
         addOnce(step.sides, v);
     }

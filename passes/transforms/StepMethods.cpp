@@ -119,8 +119,7 @@ public:
   // InverseBuilder
   Graph& graph() override { return inverse_->graph(); }
   Value* result(size_t i) override {
-    return inverse_->get(
-        flow_.value(flow_.node(undoing_).results.at(i)).value);
+    return inverse_->get(flow_.value(flow_.node(undoing_).results.at(i)).value);
   }
   Value* operand(Value* original) override { return inverse_->get(original); }
   Value* sizeOf(Value* solved, int64_t dim) override {
@@ -337,10 +336,11 @@ void setAttributes(Module& step, const Attributes& a, bool fresh) {
       {abi::kOrigin, a.origin}};
   for (const auto& [name, value] : all)
     if (fresh)
-      step.register_attribute(
-          name, value.isBool() ? c10::TypePtr(c10::BoolType::get())
-                               : c10::TypePtr(c10::StringType::get()),
-          value);
+      step.register_attribute(name,
+                              value.isBool()
+                                  ? c10::TypePtr(c10::BoolType::get())
+                                  : c10::TypePtr(c10::StringType::get()),
+                              value);
     else
       step.setattr(name, value);
 }
@@ -385,10 +385,10 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
   for (const auto& [name, value] : constants)
     content += fmt::format("{}={}\n", name, fmt::streamed(value));
 
-  const Node* place = rules_.flow
-                          .node(draft.stream.empty() ? draft.owned.back()
-                                                     : draft.stream.back())
-                          .node;
+  const Node* place =
+      rules_.flow
+          .node(draft.stream.empty() ? draft.owned.back() : draft.stream.back())
+          .node;
   const Attributes attributes{context_.options.mode, true, originOf(place)};
   auto known = classes_.find(content);
   const bool fresh = known == classes_.end();
@@ -437,9 +437,10 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
   if (draft.form != StepForm::Bijection)
     inputs.push_back(list(states(draft.zs)));
   inputs.push_back(list(outer(w.captures)));
-  inputs.push_back(w.extras.empty()
-                       ? g.insertConstant(IValue())
-                       : g.insertNode(g.createTuple(outer(w.extras)))->output());
+  inputs.push_back(
+      w.extras.empty()
+          ? g.insertConstant(IValue())
+          : g.insertNode(g.createTuple(outer(w.extras)))->output());
   const char* op = draft.form == StepForm::Coupling    ? abi::kCoupling
                    : draft.form == StepForm::Bijection ? abi::kBijection
                                                        : abi::kCheckpoint;
@@ -448,9 +449,9 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
   call->setSourceRange(place->sourceRange());
   if (auto stack = place->callstack())
     call->setCallStack(*stack);
-  const size_t count = draft.ys.size() + draft.sides.size() +
-                       (draft.form == StepForm::Bijection ? 0
-                                                          : draft.zs.size());
+  const size_t count =
+      draft.ys.size() + draft.sides.size() +
+      (draft.form == StepForm::Bijection ? 0 : draft.zs.size());
   Node* unpack = g.insertNode(g.createListUnpack(call->output(), count));
   std::vector<Value*> out(unpack->outputs().begin(), unpack->outputs().end());
   size_t at = 0;

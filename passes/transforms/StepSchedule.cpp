@@ -329,8 +329,8 @@ private:
 
   /// The first statement of a rewritten method asks for the runtime.
   void requireRuntime() {
-    const Symbol needs = Symbol::fromQualString(
-        abi::kNeedsPrefix + std::to_string(abi::kVersion));
+    const Symbol needs = Symbol::fromQualString(abi::kNeedsPrefix +
+                                                std::to_string(abi::kVersion));
     for (Node* n : graph_.nodes())
       if (n->kind() == needs)
         return;

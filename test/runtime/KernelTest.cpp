@@ -17,14 +17,13 @@ struct KernelCase {
 };
 
 class Kernels : public testing::TestWithParam<KernelCase> {
- protected:
+protected:
   /// Operands of odd sizes, in several layouts.
   Tensors operands() {
     at::manual_seed(5);
     const auto options = at::TensorOptions().dtype(GetParam().dtype);
     const at::Tensor dense = at::randn({37, 131}, options);
-    return {dense,
-            at::randn({131, 37}, options).t(),
+    return {dense, at::randn({131, 37}, options).t(),
             at::randn({37, 262}, options).chunk(2, 1)[1],
             at::randn({1, 131}, options).expand({37, 131}),
             at::randn({37, 131}, options)};
@@ -35,8 +34,8 @@ TEST_P(Kernels, ScaledAddIsMulMulAdd) {
   const auto [dtype, xs, fs] = GetParam();
   for (const at::Tensor& x : operands())
     for (const at::Tensor& f : operands())
-      EXPECT_TRUE(at::equal(op("inv::scaled_add", x, f, xs, fs),
-                            x * xs + f * fs));
+      EXPECT_TRUE(
+          at::equal(op("inv::scaled_add", x, f, xs, fs), x * xs + f * fs));
 }
 
 TEST_P(Kernels, IntoGivesTheSame) {
@@ -66,24 +65,23 @@ TEST_P(Kernels, InverseUndoes) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Kernels,
-    testing::Values(KernelCase{at::kFloat, 1, 1}, KernelCase{at::kFloat, 1, -1},
-                    KernelCase{at::kFloat, 0.9, 1},
-                    KernelCase{at::kFloat, -0.3, 0.7},
-                    KernelCase{at::kDouble, 1, 1},
-                    KernelCase{at::kDouble, 0.9, -1},
-                    KernelCase{at::kBFloat16, 1, 1},
-                    KernelCase{at::kBFloat16, 0.9, 0.7},
-                    KernelCase{at::kHalf, 0.9, -1}));
+INSTANTIATE_TEST_SUITE_P(All, Kernels,
+                         testing::Values(KernelCase{at::kFloat, 1, 1},
+                                         KernelCase{at::kFloat, 1, -1},
+                                         KernelCase{at::kFloat, 0.9, 1},
+                                         KernelCase{at::kFloat, -0.3, 0.7},
+                                         KernelCase{at::kDouble, 1, 1},
+                                         KernelCase{at::kDouble, 0.9, -1},
+                                         KernelCase{at::kBFloat16, 1, 1},
+                                         KernelCase{at::kBFloat16, 0.9, 0.7},
+                                         KernelCase{at::kHalf, 0.9, -1}));
 
 TEST(KernelEdges, EmptyAndScalar) {
-  EXPECT_EQ(op("inv::scaled_add", at::ones({0, 3}), at::ones({0, 3}), 1, 1)
-                .numel(),
-            0);
-  EXPECT_EQ(op("inv::scaled_add", at::ones({}), at::ones({}), 2, 3)
-                .item<float>(),
-            5);
+  EXPECT_EQ(
+      op("inv::scaled_add", at::ones({0, 3}), at::ones({0, 3}), 1, 1).numel(),
+      0);
+  EXPECT_EQ(
+      op("inv::scaled_add", at::ones({}), at::ones({}), 2, 3).item<float>(), 5);
 }
 
 TEST(KernelEdges, NaNAndInfinityPass) {
@@ -93,5 +91,5 @@ TEST(KernelEdges, NaNAndInfinityPass) {
   EXPECT_TRUE(at::equal(y.isinf(), x.isinf()));
 }
 
-}  // namespace
-}  // namespace inv::test
+} // namespace
+} // namespace inv::test

@@ -54,7 +54,7 @@ void check(int64_t total, const std::string& how,
         << name;
     return;
   }
-  int64_t sum = 0;  // indices out of order give pieces that overlap
+  int64_t sum = 0; // indices out of order give pieces that overlap
   for (const at::Tensor& t : pieces)
     sum += t.size(1);
   for (int64_t dim : {int64_t(1), int64_t(-1)}) {
@@ -113,19 +113,20 @@ TEST(Resplit, PartsThatCatWouldPromoteAreNotHandedThrough) {
 }
 
 TEST(Resplit, GradientsPass) {
-  for (int64_t cut : {2, 1}) {  // the pieces themselves; a real split
+  for (int64_t cut : {2, 1}) { // the pieces themselves; a real split
     const at::Tensor x = at::randn({3, 4}).requires_grad_();
     const Tensors parts = {x.narrow(1, 0, cut), x.narrow(1, cut, 4 - cut)};
     const Tensors pieces = resplit(parts, 1, "chunk", {2}, 1);
     (pieces[0] * 2 + pieces[1] * 3).sum().backward();
-    EXPECT_TRUE(at::equal(
-        x.grad(), at::tensor({2, 2, 3, 3}, at::kFloat).expand({3, 4})));
+    EXPECT_TRUE(at::equal(x.grad(),
+                          at::tensor({2, 2, 3, 3}, at::kFloat).expand({3, 4})));
   }
 }
 
 TEST(Resplit, AnUnknownOperatorIsAnError) {
-  EXPECT_NE(messageOf([] { resplit({at::ones({2})}, 0, "cut", {1}, 0); })
-                .find("unknown operator 'cut'"),
+  EXPECT_NE(messageOf([] {
+              resplit({at::ones({2})}, 0, "cut", {1}, 0);
+            }).find("unknown operator 'cut'"),
             std::string::npos);
 }
 
@@ -151,8 +152,8 @@ TEST(AsPiece, KeepsTheMemoryFormat) {
 TEST(AsPiece, TheGradientPassesTwice) {
   const at::Tensor x = at::randn({2, 3}, at::kDouble).requires_grad_();
   const at::Tensor y = asPiece(x, -1, 1, 5);
-  const at::Tensor g = torch::autograd::grad({(y * y * y).sum()}, {x}, {}, true,
-                                             true)[0];
+  const at::Tensor g =
+      torch::autograd::grad({(y * y * y).sum()}, {x}, {}, true, true)[0];
   EXPECT_TRUE(at::allclose(g, 3 * x * x));
   const at::Tensor gg = torch::autograd::grad({g.sum()}, {x})[0];
   EXPECT_TRUE(at::allclose(gg, 6 * x));
@@ -162,5 +163,5 @@ TEST(AsPiece, ThatDoesNotFitIsAnError) {
   EXPECT_NE(messageOf([] { asPiece(at::ones({2, 3}), 1, 3, 5); }), "");
 }
 
-}  // namespace
-}  // namespace inv::test
+} // namespace
+} // namespace inv::test

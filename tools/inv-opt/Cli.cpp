@@ -72,9 +72,9 @@ void addPassFlags(CLI::App& app, Settings& settings, Raw& raw) {
                  "Path of a submodule that is invertible (repeatable)")
       ->allow_extra_args(false)
       ->group(group);
-  app.add_option("--mode", settings.options.mode, "Mode that new steps start in")
-      ->check(CLI::IsMember(
-          {abi::kInvert, abi::kRecompute, abi::kStore}))
+  app.add_option("--mode", settings.options.mode,
+                 "Mode that new steps start in")
+      ->check(CLI::IsMember({abi::kInvert, abi::kRecompute, abi::kStore}))
       ->group(group);
   app.add_option("--layout", raw.layout,
                  "keep: forward is bit-identical; fast: fewer copies")

@@ -20,9 +20,8 @@ namespace {
 void loadLibraries(const Settings& settings) {
   for (const auto& library : settings.libraries) {
     // A name without a slash is a file here, not something on the search path.
-    std::string path = library.find('/') == std::string::npos
-                           ? "./" + library
-                           : library;
+    std::string path =
+        library.find('/') == std::string::npos ? "./" + library : library;
     if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr)
       throw Error(ExitCode::BadInput,
                   fmt::format("--load-library={}: {}", library, dlerror()));

@@ -81,9 +81,8 @@ void printSummary(std::ostream& out, const std::vector<Model>& models,
           });
       rows.push_back({method.name, std::to_string(counts.coupling),
                       std::to_string(counts.bijection),
-                      std::to_string(counts.checkpoint),
-                      std::to_string(values), savedText(method),
-                      std::to_string(missed)});
+                      std::to_string(counts.checkpoint), std::to_string(values),
+                      savedText(method), std::to_string(missed)});
     }
   printTable(out, rows);
 }

@@ -81,9 +81,9 @@ inline constexpr const char* kFunction = "function";
 inline constexpr const char* kInverse = "inverse";
 
 // Class constants (`Final`), written by the pass, describing the code:
-inline constexpr const char* kNumStates = "num_states";  ///< int: count of y
-inline constexpr const char* kNumAux = "num_aux";        ///< int
-inline constexpr const char* kNumSides = "num_sides";    ///< int
+inline constexpr const char* kNumStates = "num_states"; ///< int: count of y
+inline constexpr const char* kNumAux = "num_aux";       ///< int
+inline constexpr const char* kNumSides = "num_sides";   ///< int
 /// List[int]: captures passed to function and inverse (all of a bijection's).
 inline constexpr const char* kFunctionCaptures = "function_captures";
 /// List[int]: extras passed to function and inverse (all of a bijection's).
@@ -99,15 +99,15 @@ inline constexpr const char* kScratch = "scratch_captures";
 inline constexpr const char* kArithmetic = "arithmetic";
 inline constexpr const char* kScaledSum = "scaled_sum";
 inline constexpr const char* kLinear = "linear";
-inline constexpr const char* kXScale = "x_scale";      ///< float, not 0
-inline constexpr const char* kAuxScale = "aux_scale";  ///< float, 1 or -1
+inline constexpr const char* kXScale = "x_scale";     ///< float, not 0
+inline constexpr const char* kAuxScale = "aux_scale"; ///< float, 1 or -1
 
 // Attributes, which a user may change between iterations; forward reads them,
 // backward does what its forward recorded:
-inline constexpr const char* kMode = "mode";  ///< str, one of:
-inline constexpr const char* kInvert = "invert";        ///< hand x over
-inline constexpr const char* kRecompute = "recompute";  ///< keep x, z; run again
-inline constexpr const char* kStore = "store";          ///< plain autograd
+inline constexpr const char* kMode = "mode";           ///< str, one of:
+inline constexpr const char* kInvert = "invert";       ///< hand x over
+inline constexpr const char* kRecompute = "recompute"; ///< keep x, z; run again
+inline constexpr const char* kStore = "store";         ///< plain autograd
 /// bool: a replay draws the random numbers that the forward drew.
 inline constexpr const char* kPreserveRng = "preserve_rng";
 /// str: where the step came from, for error messages ("blocks.3: net.py:41").
@@ -121,4 +121,4 @@ inline constexpr const char* kArchiveMember = "inv_opt.json";
 inline constexpr const char* kStepPrefix = "inv_step_";
 inline constexpr const char* kClassPrefix = "__torch__.inv.Step_";
 
-}  // namespace inv::abi
+} // namespace inv::abi

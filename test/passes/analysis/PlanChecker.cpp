@@ -89,8 +89,8 @@ class Checker {
 public:
   Checker(Graph& graph, const c10::IValue& self,
           const std::vector<at::Tensor>& inputs)
-      : graph_(graph), flow_(graph), self_(self), inputs_(inputs),
-        rules_{flow_, options_, self} {}
+      : graph_(graph), flow_(graph), self_(self),
+        inputs_(inputs), rules_{flow_, options_, self} {}
 
   PlanCheck run(int forget) {
     forward();
@@ -157,8 +157,7 @@ private:
         rerun(n);
       if (d.candidate < 0)
         continue;
-      const Candidate c =
-          candidatesOf(d.node, rules_).at(size_t(d.candidate));
+      const Candidate c = candidatesOf(d.node, rules_).at(size_t(d.candidate));
       const auto solved = RunInverse(flow_, d.node, values_, get).run(c);
       for (size_t i = 0; i < d.solved.size(); ++i)
         rebuilt_[flow_.canonical(d.solved[i])] = solved.at(i);
@@ -243,10 +242,10 @@ private:
         continue;
       const bool saved = std::find(info.saved.begin(), info.saved.end(), v) !=
                          info.saved.end();
-      at::Tensor t = fromResult                       ? value(v)
-                     : saved                          ? available(v)
+      at::Tensor t = fromResult                      ? value(v)
+                     : saved                         ? available(v)
                      : flow_.value(v).isActivation() ? nans(value(v))
-                                                      : value(v);
+                                                     : value(v);
       t = t.detach().clone().requires_grad_();
       env[flow_.value(v).value] = t;
       leaves.push_back(t);

@@ -56,12 +56,11 @@ TEST(PlanBackward, AdditiveCouplingsReadNothingThatIsGone) {
 
 // The check itself must be able to fail.
 TEST(PlanBackward, AMissingDerivationIsNoticed) {
-  const size_t count =
-      checkPlan(coupledBlocks(), {input({3, 4})}).derivations;
+  const size_t count = checkPlan(coupledBlocks(), {input({3, 4})}).derivations;
   size_t noticed = 0;
   for (size_t i = 0; i < count; ++i)
-    noticed += std::isnan(
-        checkPlan(coupledBlocks(), {input({3, 4})}, int(i)).worst);
+    noticed +=
+        std::isnan(checkPlan(coupledBlocks(), {input({3, 4})}, int(i)).worst);
   EXPECT_GE(noticed, 4u);
 }
 
