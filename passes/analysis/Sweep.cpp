@@ -193,6 +193,13 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
           !(a == Availability::Output) && !context_.options.forceSteps)
         return choice;
     }
+  // An operand that follows from what is there (the network of a coupling) is
+  // not lost: running it again gives it, and frees what is inside as well.
+  if (c.cls == RuleClass::Sum) {
+    const Slice own = slice(c.solved, {}, n, true, /*inputsToo=*/false);
+    if (own.ok && !own.nodes.empty())
+      return choice;
+  }
   Slice s = slice(c.others, c.solved, n, false);
   if (!s.ok)
     s = slice(c.others, c.solved, n, true);
@@ -256,7 +263,7 @@ Sweep::Choice Sweep::tryRecompute(NodeId n,
 
 Sweep::Slice Sweep::slice(const std::vector<ValueId>& roots,
                           const std::vector<ValueId>& solved, NodeId at,
-                          bool anchorsOnDemand) const {
+                          bool anchorsOnDemand, bool inputsToo) const {
   Slice s;
   std::unordered_set<ValueId> seen;
   std::unordered_set<NodeId> nodes;
@@ -300,7 +307,7 @@ Sweep::Slice Sweep::slice(const std::vector<ValueId>& roots,
     }
     if (info.def < 0) {
       // The caller keeps its inputs: a mask, a condition.
-      if (!anchorsOnDemand || !isTensor(info))
+      if (!anchorsOnDemand || !inputsToo || !isTensor(info))
         return fail(Reason::NotInvertible, v);
       terminals.insert(v);
       continue;

@@ -54,7 +54,7 @@ private:
   Choice tryRecompute(NodeId n, const std::vector<Candidate>& candidates);
   Slice slice(const std::vector<ValueId>& roots,
               const std::vector<ValueId>& solved, NodeId at,
-              bool anchorsOnDemand) const;
+              bool anchorsOnDemand, bool inputsToo = true) const;
   bool recomputable(const std::vector<ValueId>& solved, const Slice& s) const;
   void commit(NodeId n, const Candidate* c, const Choice& choice,
               const std::vector<ValueId>& resultAnchors);
