@@ -43,9 +43,9 @@ void insertStep(jit::Graph& graph, jit::Value* self, int64_t i, jit::Value*& a,
   };
   jit::Value* step = graph.insertGetAttr(self, "inv_step_0");
   jit::Value* w = graph.insertGetAttr(self, weightName(i));
-  jit::Node* call = graph.create(c10::Symbol::fromQualString(abi::kCoupling),
-                                 {step, list(a), list(b), list(w),
-                                  graph.insertConstant(c10::IValue())});
+  jit::Node* call = graph.create(
+      c10::Symbol::fromQualString(abi::kCoupling),
+      {step, list(a), list(b), list(w), graph.insertConstant(c10::IValue())});
   call->output()->setType(c10::ListType::ofTensors());
   graph.insertNode(call);
   jit::Node* unpack =
@@ -69,13 +69,13 @@ jit::Module makeModel(int64_t blocks, double dropout = 0, int64_t width = 4,
   auto graph = std::make_shared<jit::Graph>();
   jit::Value* self = graph->addInput("self")->setType(model.type());
   jit::Value *a = graph->addInput("x1"), *b = graph->addInput("x2");
-  const std::string needs =
-      abi::kNeedsPrefix + std::to_string(abi::kVersion);
+  const std::string needs = abi::kNeedsPrefix + std::to_string(abi::kVersion);
   graph->insertNode(
       graph->create(c10::Symbol::fromQualString(needs), /*num_outputs=*/0));
   for (int64_t i = 0; i < 2 * blocks; i++)
     insertStep(*graph, self, i, a, b);
-  graph->registerOutput(graph->insertNode(graph->createTuple({a, b}))->output());
+  graph->registerOutput(
+      graph->insertNode(graph->createTuple({a, b}))->output());
   auto* forward = model._ivalue()->compilation_unit()->create_function(
       c10::QualifiedName(*model.type()->name(), "forward"), graph);
   model.type()->addMethod(forward);
@@ -176,8 +176,9 @@ TEST_P(Script, SavedLoadedAndSavedAgainItTrainsTheSame) {
     model = jit::load(archive);
     EXPECT_EQ(distance(train(model, inputs), before), 0) << round;
   }
-  model.attr("inv_step_0").toModule().setattr(abi::kMode,
-                                              std::string(abi::kStore));
+  model.attr("inv_step_0")
+      .toModule()
+      .setattr(abi::kMode, std::string(abi::kStore));
   resetStats();
   EXPECT_LE(distance(train(model, inputs), before), 1e-12);
   EXPECT_EQ(stats().conditioners, 4); // nothing runs again
@@ -197,7 +198,8 @@ std::vector<int64_t> peaks(int64_t blocks) {
       const auto out =
           model.forward({(x1 * 1).requires_grad_(), (x2 * 1).requires_grad_()})
               .toTuple();
-      (out->elements()[0].toTensor().sum() + out->elements()[1].toTensor().sum())
+      (out->elements()[0].toTensor().sum() +
+       out->elements()[1].toTensor().sum())
           .backward();
     }
     result.push_back(CountingAllocator::peak() - before);
@@ -213,17 +215,14 @@ TEST_P(Script, PeakBytesAreTheSameAtEveryDepth) {
   EXPECT_EQ(peaks(128), at8);
 }
 
-INSTANTIATE_TEST_SUITE_P(Executors, Script,
-                         testing::Values(Executor{true, true},
-                                         Executor{true, false},
-                                         Executor{false, true},
-                                         Executor{false, false}),
-                         [](const auto& info) {
-                           return std::string(info.param.profiling
-                                                  ? "Profiling"
-                                                  : "Legacy") +
-                                  (info.param.optimize ? "Optimized" : "Plain");
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Executors, Script,
+    testing::Values(Executor{true, true}, Executor{true, false},
+                    Executor{false, true}, Executor{false, false}),
+    [](const auto& info) {
+      return std::string(info.param.profiling ? "Profiling" : "Legacy") +
+             (info.param.optimize ? "Optimized" : "Plain");
+    });
 
 TEST(AbiVersion, TheLibraryServesItsOwn) {
   EXPECT_EQ(abiVersion(), abi::kVersion);
