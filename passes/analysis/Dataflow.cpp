@@ -358,7 +358,7 @@ NodeId Dataflow::lastReader(ValueId v) const {
   return values_[v].readers.empty() ? -1 : values_[v].readers.back();
 }
 
-bool Dataflow::dependsOn(ValueId v, ValueId from) const {
+bool Dataflow::dependsOn(ValueId v, ValueId from, NodeId around) const {
   // Nothing computed before `from` can depend on it.
   const NodeId floor = values_[from].def;
   std::vector<ValueId> work{v};
@@ -369,7 +369,7 @@ bool Dataflow::dependsOn(ValueId v, ValueId from) const {
     if (at == from || canonical(at) == canonical(from))
       return true;
     const NodeId def = values_[at].def;
-    if (def < 0 || def <= floor)
+    if (def < 0 || def <= floor || def == around)
       continue;
     for (ValueId operand : nodes_[def].operands)
       if (values_[operand].isActivation() && seen.insert(operand).second)

@@ -93,8 +93,9 @@ public:
   bool shapesKnown() const { return shapesKnown_; }
   /// Position of the last reader, or -1.
   NodeId lastReader(ValueId v) const;
-  /// True if `v` is computed from `from` (or is it). Both by id.
-  bool dependsOn(ValueId v, ValueId from) const;
+  /// True if `v` is computed from `from` (or is it) on a way that does not lead
+  /// through node `around`.
+  bool dependsOn(ValueId v, ValueId from, NodeId around = -1) const;
 
 private:
   void addValue(torch::jit::Value* v, NodeId def);

@@ -211,9 +211,10 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
     explain(n, c, s);
     return choice;
   }
-  // Two inputs of the method updated from each other's old values could be
-  // recomputed, as the caller keeps them; the blocks behind could not.
+  // Two halves updated from each other's old values: one could be undone if the
+  // other's old value were held, but that is a checkpoint in disguise.
   const bool readsInput =
+      !s.anchors.empty() ||
       std::any_of(s.terminals.begin(), s.terminals.end(), [&](ValueId t) {
         return flow_.value(t).graphInput &&
                avail_[flow_.canonical(t)] == Availability::None;
@@ -430,7 +431,7 @@ bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
           continue;
         for (ValueId x : c.solved)
           for (ValueId o : other.others)
-            if (flow_.dependsOn(o, x))
+            if (flow_.dependsOn(o, x, n))
               return true;
       }
     }
@@ -475,7 +476,7 @@ void Sweep::explain(NodeId n, const Candidate& c, const Slice& failed) {
         n, readsOthers ? Reason::ConditionerReadsState : Reason::ResidualInput,
         failed.detail);
   }
-  if (!failed.ok && isParallelUpdate(n, c))
+  if (isParallelUpdate(n, c))
     return refuse(n, Reason::ParallelUpdate, failed.detail);
   if (!failed.ok)
     refuse(n, failed.why, failed.detail);
