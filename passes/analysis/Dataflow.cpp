@@ -127,6 +127,10 @@ Dataflow::Dataflow(
     if (found == sampleValues->end())
       continue;
     info.bytes = bytesOf(found->second);
+    if (info.bytes >= 0) {
+      info.sizes = found->second.toTensor().sizes().vec();
+      info.dtype = found->second.toTensor().scalar_type();
+    }
     shapesKnown_ = true;
   }
   fillReaders();

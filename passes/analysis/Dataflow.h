@@ -10,6 +10,7 @@
 #include "passes/analysis/Effects.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -46,7 +47,10 @@ struct ValueInfo {
   /// The value that this one is in the ordinary case: a result of
   /// inv::resplit is its part. Itself otherwise.
   ValueId canonical = -1;
-  int64_t bytes = -1;       ///< of the tensor, where shapes are known
+  int64_t bytes = -1; ///< of the tensor, where shapes are known
+  /// Of the tensor on the sample inputs, where there are any.
+  std::optional<std::vector<int64_t>> sizes;
+  std::optional<c10::ScalarType> dtype;
   bool graphOutput = false; ///< (part of) an output of the method
   bool graphInput = false;
   /// Some operator that the canonicaliser had to leave writes this storage.

@@ -64,6 +64,7 @@ void Sweep::run() {
     }
     sweepOnce();
   }
+  explainBreaks();
 }
 
 void Sweep::sweepOnce() {
@@ -480,6 +481,41 @@ void Sweep::explain(NodeId n, const Candidate& c, const Slice& failed) {
     return refuse(n, Reason::ParallelUpdate, failed.detail);
   if (!failed.ok)
     refuse(n, failed.why, failed.detail);
+}
+
+/// Nodes where a chain ends although it goes on before them: their result is
+/// rebuilt, and they cannot be undone.
+void Sweep::explainBreaks() {
+  auto isSum = [&](NodeId n) {
+    const auto candidates = candidatesOf(n, context_);
+    return std::any_of(
+        candidates.begin(), candidates.end(), [](const Candidate& c) {
+          return !c.refused &&
+                 (c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated);
+        });
+  };
+  for (NodeId n = 0; n < NodeId(flow_.nodes().size()); ++n) {
+    const NodeInfo& info = flow_.node(n);
+    const bool rebuilt =
+        std::any_of(info.results.begin(), info.results.end(), [&](ValueId v) {
+          return flow_.value(v).isActivation() &&
+                 avail_[flow_.canonical(v)] == Availability::Rebuilt;
+        });
+    if (!rebuilt || info.glue || done_[n] || interior_[n] ||
+        info.effect == EffectKind::Effect || !candidatesOf(n, context_).empty())
+      continue;
+    if (!info.node->blocks().empty())
+      refuse(n, Reason::ControlFlow);
+    else if (info.effect == EffectKind::Random && !info.operands.empty())
+      refuse(n, Reason::RandomOnState);
+    else if (std::any_of(
+                 info.operands.begin(), info.operands.end(), [&](ValueId v) {
+                   const NodeId def = flow_.value(flow_.canonical(v)).def;
+                   return def >= 0 && flow_.value(v).isActivation() &&
+                          isSum(def);
+                 }))
+      refuse(n, Reason::NotInvertible);
+  }
 }
 
 } // namespace inv::opt

@@ -61,6 +61,7 @@ private:
   void refuse(NodeId n, Reason reason, std::string detail = "");
   void explain(NodeId n, const Candidate& c, const Slice& failed);
   bool isParallelUpdate(NodeId n, const Candidate& c) const;
+  void explainBreaks();
   bool available(ValueId v) const;
   void makeAvailable(ValueId v, Availability a);
 

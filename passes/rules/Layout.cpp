@@ -5,6 +5,9 @@
 //   view, reshape, flatten, unflatten => reshape(y, sizes of x)
 //   squeeze, unsqueeze   => reshape(y, sizes of x)
 //   contiguous, clone    => y
+//   type_as(x, t)        => y    where nobody else reads x; it stands behind an
+//                                in-place sum and returns x but where dtypes
+//                                differ, and then the step keeps its input
 //   flip(x, dims)        => flip(y, dims);  roll by the negative shifts
 //   pixel_shuffle(x, r)  <=> pixel_unshuffle(x, r)
 //
@@ -95,6 +98,8 @@ Emit inverseOf(Node* n) {
   if (reshapes().count(n->kind()))
     return reshapeBack(n->input(0));
   if (n->kind() == aten::contiguous || n->kind() == aten::clone)
+    return identity();
+  if (n->kind() == aten::type_as && n->input(0)->uses().size() == 1)
     return identity();
   if (n->kind() == aten::roll)
     return rollBack(n);

@@ -29,6 +29,19 @@ const std::vector<RuleFamily>& allRules() {
   return rules;
 }
 
+std::optional<Reason> arithmeticProblem(const ValueInfo& x,
+                                        const ValueInfo& y) {
+  if (!x.dtype || !y.dtype)
+    return std::nullopt;
+  if (x.sizes != y.sizes)
+    return Reason::Broadcast;
+  if (!c10::isFloatingType(*x.dtype))
+    return Reason::NoAutograd;
+  if (*x.dtype != c10::kFloat && *x.dtype != c10::kDouble)
+    return Reason::LowPrecision;
+  return std::nullopt;
+}
+
 std::vector<Candidate> candidatesOf(NodeId n, const RuleContext& context) {
   std::vector<Candidate> out;
   for (const RuleFamily& family : allRules())

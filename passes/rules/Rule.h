@@ -95,6 +95,11 @@ struct RuleFamily {
   const char* sentence;
 };
 
+/// Why `x` cannot be computed back from `y` by arithmetic, told from the sample
+/// inputs: y is larger, or the dtype is too narrow or has no gradient. Nothing
+/// where there are no samples; then the step asks at run time.
+std::optional<Reason> arithmeticProblem(const ValueInfo& x, const ValueInfo& y);
+
 /// All families, in the order of Rules.def.
 const std::vector<RuleFamily>& allRules();
 

@@ -69,6 +69,8 @@ void sumRule(NodeId id, const RuleContext& context,
   c.solved = {p};
   c.others = {s};
   c.emit = SumInverse{scaled, alpha, false, minus};
+  const ValueInfo& y = flow.value(flow.idOf(n->output()));
+  c.refused = arithmeticProblem(flow.value(p), y);
   out.push_back(c);
   if (!alphaNumber || *alphaNumber == 0.0)
     return; // alpha unknown: only the plain operand can be solved
@@ -76,6 +78,7 @@ void sumRule(NodeId id, const RuleContext& context,
   c.others = {p};
   c.amplification = std::max(1.0, 1.0 / std::abs(*alphaNumber));
   c.emit = SumInverse{plain, alpha, true, minus};
+  c.refused = arithmeticProblem(flow.value(s), y);
   out.push_back(c);
 }
 

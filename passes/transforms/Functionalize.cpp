@@ -18,6 +18,7 @@
 //               parameter is an effect and stays.
 //   readers     no other value that may share the storage (a view, a list that
 //               holds it, ...) was made before the write and is read after it.
+//               A list for `cat` is read where the cat stands.
 //   autograd    the value that is overwritten was saved for backward by nobody:
 //               not by the operator that made it (exp, sigmoid, ...) nor by an
 //               operator that read it before (a convolution, mul, ...). The
@@ -223,6 +224,16 @@ const Node* makerOf(const Value* value) {
   return node;
 }
 
+/// The join that reads a list is the reader of its elements.
+bool listIsReadBefore(const Node* list, const Node* write, Block* block) {
+  for (const Use& use : list->output()->uses()) {
+    const Node* at = ancestorIn(use.user, block);
+    if (!at || at == block->return_node() || !at->isBefore(write))
+      return false;
+  }
+  return true;
+}
+
 /// Every use of `value` that comes before `write` keeps nothing, and there is
 /// none behind it unless `mayReadLater`.
 bool usesAllow(const Value* value, Node* write, bool mayReadLater) {
@@ -235,6 +246,9 @@ bool usesAllow(const Value* value, Node* write, bool mayReadLater) {
       return false;
     const bool before = at != block->return_node() && at->isBefore(write);
     if (before && (at != use.user || !savesNoOperand(use.user)))
+      return false;
+    if (before && makesListOfJoin(use.user) &&
+        !listIsReadBefore(use.user, write, block))
       return false;
     if (!before && !mayReadLater)
       return false;
@@ -294,7 +308,7 @@ void replace(Node* write, const Replacement& with) {
 /// groups is no longer true for a group in which a write was replaced. Returns
 /// whether something was.
 static bool replaceSome(Graph& graph, std::vector<Node*>& writes) {
-  const StorageGroups groups(graph);
+  const StorageGroups groups(graph, /*joinsApart=*/true);
   std::set<const std::vector<Value*>*> changed;
   std::vector<Node*> left;
   for (Node* write : writes) {

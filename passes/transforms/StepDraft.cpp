@@ -51,6 +51,7 @@ public:
 
   std::vector<StepDraft> run() {
     uniteSharedConditioners();
+    uniteCastWithMaker();
     uniteLayoutWithReader();
     std::vector<StepDraft> steps = collectGroups();
     findOwners(steps);
@@ -72,6 +73,7 @@ private:
   }
 
   void uniteSharedConditioners();
+  void uniteCastWithMaker();
   void uniteLayoutWithReader();
   std::vector<StepDraft> collectGroups();
   void findOwners(const std::vector<StepDraft>& steps);
@@ -105,6 +107,23 @@ void Drafter::uniteSharedConditioners() {
       if (!fresh)
         parent_[find(i)] = find(at->second);
     }
+}
+
+/// The cast that an in-place sum ends with belongs to the sum: it names a
+/// tensor of the network, which would have to come out of the step for it.
+void Drafter::uniteCastWithMaker() {
+  std::unordered_map<NodeId, size_t> byNode;
+  for (size_t i = 0; i < parent_.size(); ++i)
+    byNode[found_.derivations[i].node] = i;
+  for (size_t i = 0; i < parent_.size(); ++i) {
+    const Derivation& d = found_.derivations[i];
+    if (flow_.node(d.node).node->kind() != aten::type_as ||
+        d.solved.size() != 1)
+      continue;
+    auto maker = byNode.find(flow_.value(d.solved[0]).def);
+    if (maker != byNode.end())
+      parent_[find(i)] = find(maker->second);
+  }
 }
 
 /// permute, scale, ... whose only reader is undone by a derivation of its own:

@@ -121,7 +121,17 @@ static bool keepsFirstOperandOnly(const Node* node) {
          names.count(node->kind().toUnqualString());
 }
 
-StorageGroups::StorageGroups(Graph& graph) {
+bool makesListOfJoin(const Node* node) {
+  if (node->kind() != prim::ListConstruct)
+    return false;
+  const auto& uses = node->output()->uses();
+  return std::all_of(uses.begin(), uses.end(), [](const Use& use) {
+    return use.user->kind() == aten::cat || use.user->kind() == aten::stack;
+  });
+}
+
+StorageGroups::StorageGroups(Graph& graph, bool joinsApart)
+    : joinsApart_(joinsApart) {
   for (Value* input : graph.inputs()) {
     add(input);
     // The first one is self: attributes are read from it.
@@ -177,7 +187,7 @@ void StorageGroups::joinNode(Node* node) {
   if (updatesStatistics(node))
     for (size_t i : {3, 4})
       written_.push_back(node->input(i));
-  if (makesNewStorage(node))
+  if (makesNewStorage(node) || (joinsApart_ && makesListOfJoin(node)))
     return;
   std::vector<Value*> related(node->inputs().begin(), node->inputs().end());
   related.insert(related.end(), node->outputs().begin(), node->outputs().end());

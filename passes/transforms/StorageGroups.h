@@ -12,6 +12,10 @@ namespace inv::opt {
 /// False means "not known": views, and operators that may return their operand.
 bool makesNewStorage(const torch::jit::Node* node);
 
+/// Whether the node makes a list that only `cat` and `stack` read: they copy
+/// the elements, so nobody gets at the one through the other.
+bool makesListOfJoin(const torch::jit::Node* node);
+
 /// A partition of the graph's tensor-holding values: values of different groups
 /// never share storage. Values of one group may.
 ///
@@ -27,7 +31,10 @@ bool makesNewStorage(const torch::jit::Node* node);
 /// A snapshot: build anew after a change of the graph.
 class StorageGroups {
 public:
-  explicit StorageGroups(torch::jit::Graph& graph);
+  /// With `joinsApart`, a list of a join (makesListOfJoin) does not bring its
+  /// elements into one group, and is itself in no group of theirs: the caller
+  /// looks through it.
+  explicit StorageGroups(torch::jit::Graph& graph, bool joinsApart = false);
 
   /// Whether the value was there when the snapshot was taken. A value made
   /// since then is asked of nothing else here.
@@ -52,6 +59,7 @@ private:
   size_t rootOf(torch::jit::Value* value) const;
   void join(torch::jit::Value* a, torch::jit::Value* b);
 
+  const bool joinsApart_;
   std::unordered_map<const torch::jit::Value*, size_t> index_;
   std::vector<torch::jit::Value*> values_;
   mutable std::vector<size_t> parent_;
