@@ -4,6 +4,8 @@
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
+
 namespace inv {
 
 Slot::Slot(const at::Tensor& t)
@@ -85,13 +87,33 @@ void Slot::drop() {
   value_.reset();
 }
 
+namespace {
+
+/// Each element has memory of its own; there may be holes between them.
+bool isNonOverlapping(c10::IntArrayRef sizes, c10::IntArrayRef strides) {
+  std::vector<size_t> order;
+  for (size_t d = 0; d < sizes.size(); d++)
+    if (sizes[d] != 1)
+      order.push_back(d);
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return strides[a] < strides[b]; });
+  int64_t extent = 1;
+  for (size_t d : order) {
+    if (strides[d] < extent)
+      return false;
+    extent += (sizes[d] - 1) * strides[d];
+  }
+  return true;
+}
+
+} // namespace
+
 at::Tensor Slot::inMyStrides(at::Tensor t) const {
   if (t.strides() == strides_)
     return t;
-  at::Tensor mine = at::empty_strided(sizes_, strides_, t.options());
-  if (!mine.is_non_overlapping_and_dense())
+  if (t.numel() == 0 || !isNonOverlapping(sizes_, strides_))
     return t;
-  return mine.copy_(t);
+  return at::empty_strided(sizes_, strides_, t.options()).copy_(t);
 }
 
 // -------------------------------------------------------------------- records
@@ -102,11 +124,18 @@ Record::~Record() {
       release(std::move(s));
 }
 
-void Record::saveCaptures(const Tensors& captures) {
+void Record::saveScratch(const Tensors& captures,
+                         const std::function<bool(size_t)>& reads) {
   scratch_.resize(captures.size());
+  at::NoGradGuard noGrad;
+  for (size_t i = 0; i < captures.size(); i++)
+    if (step->layout().isScratch(i))
+      scratch_[i] = reads(i) ? captures[i].clone() : captures[i].detach();
+}
+
+void Record::saveCaptures(const Tensors& captures) {
   for (size_t i = 0; i < captures.size(); i++) {
-    if (step->layout().isScratch(i)) {
-      scratch_[i] = captures[i].detach();
+    if (scratch_[i].defined()) {
       saved_.emplace_back();
     } else {
       saved_.emplace_back(captures[i], /*is_output=*/false);
@@ -139,7 +168,7 @@ Tensors Record::functionCaptures(const Tensors& captures) const {
     return captures;
   Tensors result;
   for (int64_t i : layout.functionCaptures)
-    result.push_back(captures.at(static_cast<size_t>(i)));
+    result.push_back(captures[static_cast<size_t>(i)]); // checked in forward
   return result;
 }
 

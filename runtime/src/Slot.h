@@ -9,6 +9,7 @@
 #include <c10/core/StorageImpl.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -62,9 +63,9 @@ public:
   void drop();
 
   c10::IntArrayRef sizes() const { return sizes_; }
-  /// `t`, with this state's values, in the strides that the state had, as far
-  /// as those leave no holes. What reads the state may compute other bits for
-  /// other strides.
+  /// `t`, with this state's values, in the strides that the state had, unless
+  /// its elements shared memory (it was expanded). What reads the state may
+  /// compute other bits for other strides, or want to view it.
   at::Tensor inMyStrides(at::Tensor t) const;
 
   /// Undoes a sum: sees to it that the slot has a value if `wanted`, computed
@@ -107,10 +108,18 @@ struct Record : Counted<&Counters::liveRecords> {
   std::vector<SlotPtr> y, sides, z;
   Extras extras, functionExtras;
   Replay replay;
+  /// Which of x..., z..., captures... had a gradient to get in the forward. A
+  /// replay's copies say the same, since ATen looks at it when it picks a
+  /// kernel.
+  std::vector<bool> needsGrad;
 
-  /// Saves the captures. Of a scratch capture, one that the forward writes, a
-  /// replay gets a copy of whatever it is then; nobody checks its version
-  /// (batch norm changes its statistics without counting one up).
+  /// Copies of the scratch captures whose values the step may read, from before
+  /// the forward writes them. `reads` tells which.
+  void saveScratch(const Tensors& captures,
+                   const std::function<bool(size_t)>& reads);
+  /// Saves the other captures. A scratch capture that is only written, such as
+  /// the statistics of batch norm in training, is saved as it is: a replay gets
+  /// a copy of whatever it is then, and nobody checks its version.
   void saveCaptures(const Tensors& captures);
   /// The captures as they were saved, scratch ones as fresh copies. Throws an
   /// error that names the step if one was changed in place since.

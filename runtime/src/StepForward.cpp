@@ -4,6 +4,7 @@
 #include "StepNode.h"
 #include "Undo.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -32,9 +33,17 @@ public:
 
   Tensors run() {
     mode_ = record_->step->mode();
-    if (mode_ == Mode::Store || !needsGrad() || !isOrdinary())
+    ordinary_ = isOrdinary();
+    if (mode_ == Mode::Store || !needsGrad() || !ordinary_)
       return compute();
+    noteNeedsGrad();
+    record_->saveScratch(captures_, [this](size_t i) {
+      return record_->step->readsScratch(shape(), i, record_->extras);
+    });
     evaluate();
+    if (std::none_of(outputGrad_.begin(), outputGrad_.end(),
+                     [](bool grad) { return grad; }))
+      return results(z_); // nothing depends on what needs a gradient
     if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint)
       if (const char* reason = whyNotInvertible()) {
         mode_ = Mode::Recompute;
@@ -51,9 +60,16 @@ private:
     if (record_->kind == StepKind::Bijection || layout().functionExtrasAll)
       return record_->extras;
     Extras result;
-    for (int64_t i : layout().functionExtras)
-      result.push_back(record_->extras.at(static_cast<size_t>(i)));
+    for (int64_t i : layout().functionExtras) {
+      TORCH_CHECK(i >= 0 && static_cast<size_t>(i) < record_->extras.size(),
+                  me(), ": function takes extra ", i, " of ",
+                  record_->extras.size());
+      result.push_back(record_->extras[static_cast<size_t>(i)]);
+    }
     return result;
+  }
+  CallShape shape() const {
+    return {record_->kind, x_.size(), z_.size(), captures_.size()};
   }
 
   void checkArguments() const {
@@ -65,9 +81,12 @@ private:
                 "and one aux");
     TORCH_CHECK(record_->kind == StepKind::Checkpoint || !x_.empty(), me(),
                 ": no x");
-    for (int64_t i : layout().scratch)
-      TORCH_CHECK(i >= 0 && static_cast<size_t>(i) < captures_.size(), me(),
-                  ": scratch capture ", i, " of ", captures_.size());
+    for (const auto* list : {&layout().scratch, &layout().functionCaptures})
+      for (int64_t i : *list)
+        TORCH_CHECK(i >= 0 && static_cast<size_t>(i) < captures_.size(), me(),
+                    ": its class names capture ", i, " of ", captures_.size());
+    const std::string wrong = record_->step->whatIsWrong(shape());
+    TORCH_CHECK(wrong.empty(), me(), ": ", wrong);
   }
 
   bool needsGrad() const {
@@ -103,9 +122,12 @@ private:
   Tensors compute() {
     Tensors aux, sides, result;
     runConditioner(z_, captures_, aux, sides);
+    // Tangents and the tensors of function transforms pass ATen's operators
+    // only.
     if (scaledSum_)
-      result = {needsGrad() ? scaledSumWithGrad(x_[0], aux[0], layout())
-                            : scaledSum(x_[0], std::move(aux[0]), layout())};
+      result = {needsGrad() || !ordinary_
+                    ? scaledSumWithGrad(x_[0], aux[0], layout())
+                    : scaledSum(x_[0], std::move(aux[0]), layout())};
     else if (record_->kind != StepKind::Checkpoint)
       result = record_->step->runFunction(x_, std::move(aux),
                                           record_->functionCaptures(captures_),
@@ -126,52 +148,102 @@ private:
     aux.erase(rest, aux.end());
   }
 
-  /// Runs the methods without grad mode; notes what a replay must know.
+  void noteNeedsGrad() {
+    std::vector<bool>& needs = record_->needsGrad;
+    for (const Tensors* list : {&x_, &z_})
+      for (const at::Tensor& t : *list)
+        needs.push_back(t.requires_grad());
+    for (size_t i = 0; i < captures_.size(); i++)
+      needs.push_back(captures_[i].requires_grad() && !layout().isScratch(i));
+  }
+
+  /// Runs the methods as plain autograd would run them, with grad mode on
+  /// leaves of our own: ATen's choice of a kernel depends on it, and the
+  /// results tell which of them need a gradient. Their graph is dropped at
+  /// once. Notes what a replay must know.
   void evaluate() {
-    at::NoGradGuard noGrad;
     const auto devices = acceleratorsOf({&x_, &z_, &captures_});
     record_->replay.autocast = AutocastState::now(devices);
-    std::optional<RngState> before, between;
-    const bool watchRng = record_->step->preserveRng();
-    if (watchRng)
-      before = RngState::now(devices);
+    record_->replay.settings = Settings::now();
+    const EvaluationGuard guard;
+    const bool watch = record_->step->preserveRng();
+    std::unique_lock<std::recursive_mutex> drawing;
+    if (watch && record_->step->mayDraw())
+      drawing = std::unique_lock(drawMutex());
 
-    const Tensors captures = detachAll(captures_);
+    std::optional<RngState> state;
+    if (watch)
+      state = RngState::now(devices);
+    const auto noteDraw = [&](std::optional<Draw>& draw) {
+      if (!watch)
+        return;
+      RngState after = RngState::now(devices);
+      if (!(after == *state))
+        draw = Draw{std::move(*state), after.fingerprint()};
+      state = std::move(after);
+    };
+    const std::vector<bool>& needs = record_->needsGrad;
+    const Tensors captures = leavesOf(captures_, needs, x_.size() + z_.size());
     Tensors aux;
-    runConditioner(detachAll(z_), captures, aux, sides_);
-    if (watchRng)
-      between = RngState::now(devices);
-    if (scaledSum_)
-      y_ = {scaledSum(x_[0].detach(), std::move(aux[0]), layout())};
-    else if (record_->kind != StepKind::Checkpoint)
-      y_ = record_->step->runFunction(detachAll(x_), std::move(aux),
+    runConditioner(leavesOf(z_, needs, x_.size()), captures, aux, sides_);
+    noteDraw(record_->replay.conditioner);
+    if (scaledSum_) {
+      outputGrad_ = {x_[0].requires_grad() || aux[0].requires_grad()};
+      at::Tensor f = aux[0].detach();
+      aux.clear(); // and with it the graph, which may hold f's memory
+      y_ = {scaledSum(x_[0].detach(), std::move(f), layout())};
+    } else if (record_->kind != StepKind::Checkpoint) {
+      y_ = record_->step->runFunction(leavesOf(x_, needs, 0), std::move(aux),
                                       record_->functionCaptures(captures),
                                       record_->functionExtras);
-    if (watchRng && !(RngState::now(devices) == *before)) {
-      record_->replay.atConditioner = std::move(before);
-      record_->replay.atFunction = std::move(between);
-      ++counters().rngSaved;
+      noteDraw(record_->replay.function);
+      for (const at::Tensor& t : y_)
+        outputGrad_.push_back(t.requires_grad());
     }
+    for (const at::Tensor& t : sides_)
+      outputGrad_.push_back(t.requires_grad());
     // Tensors of our own, whatever the methods returned.
     y_ = detachAll(y_);
     sides_ = detachAll(sides_);
+    if (record_->replay.conditioner || record_->replay.function) {
+      record_->step->noteDrew();
+      ++counters().rngSaved;
+    }
   }
 
   /// What only the run can tell: a sentence, or null if x can be handed over.
   const char* whyNotInvertible() const {
     for (const Tensors* states : {&x_, static_cast<const Tensors*>(&y_)})
-      for (const at::Tensor& t : *states)
+      for (const at::Tensor& t : *states) {
         if (t.scalar_type() != at::kFloat && t.scalar_type() != at::kDouble)
           return "its states are neither float32 nor float64, so undoing it "
                  "would lose too much";
-    for (const at::Tensor& y : y_)
-      if (y.scalar_type() != x_[0].scalar_type())
-        return "the state changes its dtype";
-    if (scaledSum_ && y_[0].sizes() != x_[0].sizes())
-      return "the state is broadcast";
+        if (t.scalar_type() != x_[0].scalar_type())
+          return "the state changes its dtype";
+        if (t.device() != x_[0].device())
+          return "the state changes its device";
+      }
+    return isBroadcast() ? "the state is broadcast" : nullptr;
+  }
+
+  /// Values of x are repeated in y, so that undoing y gives other sizes. (A
+  /// bijection may well have another number of elements in y: a linear layer,
+  /// a padding.)
+  bool isBroadcast() const {
+    if (x_.size() != y_.size())
+      return false;
     if (record_->kind == StepKind::Coupling && numel(y_) != numel(x_))
-      return "the state is broadcast";
-    return nullptr;
+      return true;
+    const auto repeats = [](const at::Tensor& x, const at::Tensor& y) {
+      return x.numel() != y.numel() &&
+             at::is_expandable_to(x.sizes(), y.sizes());
+    };
+    if (sortedSizes(x_) == sortedSizes(y_))
+      return false;
+    for (size_t i = 0; i < x_.size(); i++)
+      if (repeats(x_[i], y_[i]))
+        return true;
+    return false;
   }
 
   static int64_t numel(const Tensors& list) {
@@ -179,6 +251,14 @@ private:
     for (const at::Tensor& t : list)
       n += t.numel();
     return n;
+  }
+
+  static std::vector<std::vector<int64_t>> sortedSizes(const Tensors& list) {
+    std::vector<std::vector<int64_t>> result;
+    for (const at::Tensor& t : list)
+      result.push_back(t.sizes().vec());
+    std::sort(result.begin(), result.end());
+    return result;
   }
 
   void reportKept(const char* reason) const {
@@ -212,9 +292,13 @@ private:
     else
       keepX(*node);
     node->record = record_;
+    return results(passed_);
+  }
+
+  Tensors results(const Tensors& passed) {
     Tensors result = std::move(y_);
     result.insert(result.end(), sides_.begin(), sides_.end());
-    result.insert(result.end(), passed_.begin(), passed_.end());
+    result.insert(result.end(), passed.begin(), passed.end());
     return result;
   }
 
@@ -247,10 +331,9 @@ private:
 
   /// y, sides and the passed z become outputs of the node, in this order.
   void attachOutputs(const std::shared_ptr<StepNode>& node) {
-    const bool condGrad = conditionerRequiresGrad();
-    const auto attachOne = [&](const at::Tensor& t, bool grad) {
-      if (grad && (at::isFloatingType(t.scalar_type()) ||
-                   at::isComplexType(t.scalar_type())))
+    auto grad = outputGrad_.begin();
+    const auto attachOne = [&](const at::Tensor& t, bool needsGrad) {
+      if (needsGrad)
         ag::create_gradient_edge(const_cast<at::Tensor&>(t), node);
       else
         node->add_input_metadata(ag::Node::undefined_input());
@@ -259,11 +342,11 @@ private:
       record_->y.push_back(std::make_shared<Slot>(t));
       if (mode_ == Mode::Invert) // until the next step consumes it
         record_->y.back()->hold(t);
-      attachOne(t, true);
+      attachOne(t, *grad++);
     }
     for (const at::Tensor& t : sides_) {
       record_->sides.push_back(std::make_shared<Slot>(t));
-      attachOne(t, condGrad);
+      attachOne(t, *grad++);
     }
     at::NoGradGuard noGrad;
     for (const at::Tensor& t : z_) {
@@ -293,8 +376,10 @@ private:
   const Tensors &x_, &z_, &captures_;
   RecordPtr record_;
   bool scaledSum_ = false;
+  bool ordinary_ = true;
   Mode mode_ = Mode::Invert;
   Tensors y_, sides_, passed_;
+  std::vector<bool> outputGrad_; // plain autograd's, of y and sides
 };
 
 } // namespace

@@ -35,6 +35,12 @@ struct StepLayout {
   bool isScratch(size_t capture) const;
 };
 
+/// How many of each a call of a step passes.
+struct CallShape {
+  StepKind kind;
+  size_t x, z, captures;
+};
+
 /// One step: its code and its switches. Immutable but for the switches, so one
 /// object may be used by several threads at once. The methods run under the
 /// caller's grad mode, autocast state and generators, and never write to a
@@ -54,6 +60,17 @@ public:
   /// The x of which y = function(x, aux, captures, extras).
   virtual Tensors runInverse(Tensors y, Tensors aux, Tensors captures,
                              const Extras& extras) const = 0;
+
+  /// May capture number `i`, a scratch one, influence what the step computes?
+  /// False for running statistics that it only updates.
+  virtual bool readsScratch(const CallShape& call, size_t i,
+                            const Extras& extras) const = 0;
+  /// A sentence about what the methods do that no step may do, such as writing
+  /// a capture that is not scratch; empty if there is none.
+  virtual std::string whatIsWrong(const CallShape& call) const = 0;
+  /// May a run draw random numbers? It was seen doing so, or looks like it.
+  virtual bool mayDraw() const = 0;
+  virtual void noteDrew() const = 0;
 
   virtual Mode mode() const = 0;
   virtual bool preserveRng() const = 0;
