@@ -1,10 +1,9 @@
 #include "Slot.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/variable.h>
-
-#include <algorithm>
 
 namespace inv {
 
@@ -87,33 +86,13 @@ void Slot::drop() {
   value_.reset();
 }
 
-namespace {
-
-/// Each element has memory of its own; there may be holes between them.
-bool isNonOverlapping(c10::IntArrayRef sizes, c10::IntArrayRef strides) {
-  std::vector<size_t> order;
-  for (size_t d = 0; d < sizes.size(); d++)
-    if (sizes[d] != 1)
-      order.push_back(d);
-  std::sort(order.begin(), order.end(),
-            [&](size_t a, size_t b) { return strides[a] < strides[b]; });
-  int64_t extent = 1;
-  for (size_t d : order) {
-    if (strides[d] < extent)
-      return false;
-    extent += (sizes[d] - 1) * strides[d];
-  }
-  return true;
-}
-
-} // namespace
-
 at::Tensor Slot::inMyStrides(at::Tensor t) const {
-  if (t.strides() == strides_)
+  if (t.strides() == strides_ || t.numel() == 0)
     return t;
-  if (t.numel() == 0 || !isNonOverlapping(sizes_, strides_))
+  const std::vector<int64_t> dense = at::infer_dense_strides(sizes_, strides_);
+  if (t.strides() == dense)
     return t;
-  return at::empty_strided(sizes_, strides_, t.options()).copy_(t);
+  return at::empty_strided(sizes_, dense, t.options()).copy_(t);
 }
 
 // -------------------------------------------------------------------- records

@@ -63,9 +63,9 @@ public:
   void drop();
 
   c10::IntArrayRef sizes() const { return sizes_; }
-  /// `t`, with this state's values, in the strides that the state had, unless
-  /// its elements shared memory (it was expanded). What reads the state may
-  /// compute other bits for other strides, or want to view it.
+  /// `t`, with this state's values, laid out as the state was: its dimensions
+  /// in the same order in memory, without the holes that a piece of a larger
+  /// tensor has. What reads the state may compute other bits in another order.
   at::Tensor inMyStrides(at::Tensor t) const;
 
   /// Undoes a sum: sees to it that the slot has a value if `wanted`, computed
