@@ -206,6 +206,18 @@ public:
                : readBy(class_->conditionerFacts, call.z);
   }
 
+  bool choosesByZ(const CallShape& call) const override {
+    return chooses(class_->conditionerFacts, call.z);
+  }
+  bool choosesByX(const CallShape& call) const override {
+    return layout().arithmetic == Arithmetic::General &&
+           chooses(class_->functionFacts, call.x);
+  }
+  bool kinksAtZ(size_t i) const override {
+    const auto& arguments = class_->conditionerFacts.arguments;
+    return i < arguments.size() && arguments[i].kinks;
+  }
+
   std::string whatIsWrong(const CallShape& call) const override {
     const bool bijection = call.kind == StepKind::Bijection;
     const MethodFacts& facts =
@@ -250,6 +262,13 @@ public:
   }
 
 private:
+  static bool chooses(const MethodFacts& facts, size_t states) {
+    for (size_t i = 0; i < std::min(states, facts.arguments.size()); i++)
+      if (facts.arguments[i].chooses)
+        return true;
+    return false;
+  }
+
   /// Does the function take capture number `i`?
   static bool takes(const StepLayout& layout, size_t i) {
     const auto& list = layout.functionCaptures;

@@ -37,12 +37,17 @@ void Slot::hold(const at::Tensor& t) {
     set(t);
 }
 
-void Slot::handOver(const RecordPtr& by, size_t index) {
+void Slot::handOver(const RecordPtr& by, size_t index,
+                    const at::Tensor& state) {
+  Zeros zeros;
+  if (zerosMatter_)
+    zeros = Zeros(state);
   std::lock_guard lock(mutex_);
   if (rebuild_)
     return;
   rebuild_ = by;
   index_ = index;
+  zeros_ = std::move(zeros);
   value_.reset();
 }
 
@@ -86,19 +91,19 @@ void Slot::drop() {
   value_.reset();
 }
 
-at::Tensor Slot::inMyStrides(at::Tensor t) const {
-  if (t.strides() == strides_ || t.numel() == 0)
-    return t;
-  const std::vector<int64_t> dense = at::infer_dense_strides(sizes_, strides_);
-  if (t.strides() == dense)
-    return t;
-  return at::empty_strided(sizes_, dense, t.options()).copy_(t);
+at::Tensor Slot::asItWas(at::Tensor t) const {
+  if (t.strides() != strides_ && t.numel() != 0) {
+    const auto dense = at::infer_dense_strides(sizes_, strides_);
+    if (t.strides() != dense)
+      t = at::empty_strided(sizes_, dense, t.options()).copy_(t);
+  }
+  return zeros_.reimpose(std::move(t));
 }
 
 // -------------------------------------------------------------------- records
 
 Record::~Record() {
-  for (auto* slots : {&y, &sides, &z})
+  for (auto* slots : {&y, &sides, &z, &passed})
     for (SlotPtr& s : *slots)
       release(std::move(s));
 }
@@ -155,7 +160,7 @@ const SlotPtr& Record::output(size_t i) const {
   if (i < y.size())
     return y[i];
   i -= y.size();
-  return i < sides.size() ? sides[i] : z.at(i - sides.size());
+  return i < sides.size() ? sides[i] : passed.at(i - sides.size());
 }
 
 // --------------------------------------------------------------- destruction

@@ -5,10 +5,12 @@
 #include "Replay.h"
 #include "Stats.h"
 #include "StepFunctions.h"
+#include "Zeros.h"
 
 #include <c10/core/StorageImpl.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -40,8 +42,9 @@ public:
   /// Keeps `t`, unless the slot has a value or a record already.
   void hold(const at::Tensor& t);
   /// Hand-over: `by` consumes the state as its x number `index` and can rebuild
-  /// it; the value is dropped. Does nothing if another step did so before.
-  void handOver(const RecordPtr& by, size_t index);
+  /// it; the value, which is `state`, is dropped. Does nothing if another step
+  /// did so before.
+  void handOver(const RecordPtr& by, size_t index, const at::Tensor& state);
 
   struct Content {
     at::Tensor value;  ///< defined, or
@@ -63,10 +66,20 @@ public:
   void drop();
 
   c10::IntArrayRef sizes() const { return sizes_; }
-  /// `t`, with this state's values, laid out as the state was: its dimensions
-  /// in the same order in memory, without the holes that a piece of a larger
-  /// tensor has. What reads the state may compute other bits in another order.
-  at::Tensor inMyStrides(at::Tensor t) const;
+  /// A step that reads the state says that exact zeros matter to it: the
+  /// hand-over notes where they are.
+  void noteZeros() { zerosMatter_ = true; }
+
+  /// `t`, this state's values rebuilt, as the state was: its dimensions in the
+  /// same order in memory, without the holes that a piece of a larger tensor
+  /// has (what reads it may compute other bits in another order); and exact
+  /// zeros where they were, if that matters to somebody.
+  at::Tensor asItWas(at::Tensor t) const;
+
+  /// By how much undoing multiplies an error from here back to the nearest state
+  /// before this one that is kept.
+  double growth() const { return growth_; }
+  void setGrowth(double growth) { growth_ = growth; }
 
   /// Undoes a sum: sees to it that the slot has a value if `wanted`, computed
   /// by `undo`, and forgets `record` if it is `over`. Before, if `record` is
@@ -85,6 +98,10 @@ private:
   uint32_t valueVersion_ = 0;
   RecordPtr rebuild_;
   size_t index_ = 0;
+  Zeros zeros_;
+
+  std::atomic<bool> zerosMatter_{false};
+  double growth_ = 1; // set before anybody else sees the slot
 
   // Identity of the forward tensor; the weak reference only keeps the address
   // from being used again.
@@ -106,6 +123,9 @@ struct Record : Counted<&Counters::liveRecords> {
   std::shared_ptr<const StepFunctions> step;
   size_t numX = 0;
   std::vector<SlotPtr> y, sides, z;
+  /// The slots that the passed-through z stand for: those of z, unless the step
+  /// has copies of its own there.
+  std::vector<SlotPtr> passed;
   Extras extras, functionExtras;
   Replay replay;
   /// Which of x..., z..., captures... had a gradient to get in the forward. A

@@ -16,6 +16,12 @@ struct ArgumentFacts {
   /// Arguments, each batch norm's `training`, of which one that is false has
   /// the value read after all.
   std::vector<size_t> readUnless;
+  /// It influences a discrete choice (argmax, sort, rounding, a comparison):
+  /// one unit in the last place more or less, and the result is another.
+  bool chooses = false;
+  /// It reaches an operator that is not smooth everywhere, so that an exact
+  /// zero matters.
+  bool kinks = false;
 };
 
 struct MethodFacts {

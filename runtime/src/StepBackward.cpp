@@ -190,7 +190,7 @@ private:
     };
     const auto undo = [&] {
       at::NoGradGuard noGrad;
-      return slot->inMyStrides(scaledSumInverse(std::move(y_[0]),
+      return slot->asItWas(scaledSumInverse(std::move(y_[0]),
                                                 aux_[0].detach(), layout(),
                                                 /*mayReuseY=*/!createGraph_));
     };
@@ -215,7 +215,7 @@ private:
                     describe(record_->kind, *record_->step),
                     ": its inverse gave sizes ", x_[i].sizes(),
                     " for x number ", i, ", which had ", xs_[i]->sizes());
-        x_[i] = xs_[i]->inMyStrides(std::move(x_[i]));
+        x_[i] = xs_[i]->asItWas(std::move(x_[i]));
         if (xs_[i].use_count() > 2)
           xs_[i]->putRebuilt(x_[i]);
       }

@@ -9,12 +9,17 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <cmath>
 #include <unordered_set>
 
 namespace inv {
 namespace {
 
 namespace ag = torch::autograd;
+
+/// A state behind which errors would grow by more than this is kept: 32 units in
+/// the last place are 4e-6 in float32.
+constexpr double kMostGrowth = 32;
 
 /// One call of a step operator.
 class StepCall {
@@ -223,7 +228,22 @@ private:
         if (t.device() != x_[0].device())
           return "the state changes its device";
       }
-    return isBroadcast() ? "the state is broadcast" : nullptr;
+    if (isBroadcast())
+      return "the state is broadcast";
+    if (record_->step->choosesByX(shape()))
+      return "its function makes a discrete choice, which a rounding error "
+             "could turn";
+    if (growthOfY() > kMostGrowth)
+      return "undoing it would multiply rounding errors too often";
+    return nullptr;
+  }
+
+  /// Each step undone divides the errors of its y by x_scale.
+  double growthOfY() const {
+    if (!scaledSum_)
+      return 1;
+    return std::max(1.0,
+                    slotOf(x_[0])->growth() / std::abs(layout().xScale));
   }
 
   /// Values of x are repeated in y, so that undoing y gives other sizes. (A
@@ -280,8 +300,11 @@ private:
     auto node = std::shared_ptr<StepNode>(new StepNode, ag::deleteNode);
     node->set_next_edges(edges());
     record_->saveCaptures(captures_);
-    for (const at::Tensor& t : z_)
-      record_->z.push_back(readSlot(t));
+    if (record_->step->choosesByZ(shape()))
+      reportKept("its conditioner makes a discrete choice, which a rounding "
+                 "error could turn");
+    for (size_t i = 0; i < z_.size(); i++)
+      readZ(i);
     for (const at::Tensor& t : x_)
       node->inputs.push_back({t.sizes().vec(), t.scalar_type()});
     attachOutputs(node);
@@ -329,6 +352,21 @@ private:
     return slot;
   }
 
+  void readZ(size_t i) {
+    if (record_->step->choosesByZ(shape())) {
+      // A copy that is never handed over: as exact as it is now.
+      record_->passed.push_back(slotOf(z_[i]));
+      record_->z.push_back(std::make_shared<Slot>(z_[i]));
+      record_->z.back()->hold(z_[i]);
+      return;
+    }
+    SlotPtr slot = readSlot(z_[i]);
+    if (record_->step->kinksAtZ(i))
+      slot->noteZeros();
+    record_->passed.push_back(slot);
+    record_->z.push_back(std::move(slot));
+  }
+
   /// y, sides and the passed z become outputs of the node, in this order.
   void attachOutputs(const std::shared_ptr<StepNode>& node) {
     auto grad = outputGrad_.begin();
@@ -340,8 +378,10 @@ private:
     };
     for (const at::Tensor& t : y_) {
       record_->y.push_back(std::make_shared<Slot>(t));
-      if (mode_ == Mode::Invert) // until the next step consumes it
+      if (mode_ == Mode::Invert) { // until the next step consumes it
+        record_->y.back()->setGrowth(growthOfY());
         record_->y.back()->hold(t);
+      }
       attachOne(t, *grad++);
     }
     for (const at::Tensor& t : sides_) {
@@ -362,7 +402,7 @@ private:
       // Not a state that this step reads as well: it needs it to undo itself.
       if (std::find(record_->z.begin(), record_->z.end(), slot) ==
           record_->z.end())
-        slot->handOver(record_, i);
+        slot->handOver(record_, i, x_[i].detach());
     }
   }
 

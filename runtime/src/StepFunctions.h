@@ -65,6 +65,13 @@ public:
   /// False for running statistics that it only updates.
   virtual bool readsScratch(const CallShape& call, size_t i,
                             const Extras& extras) const = 0;
+  /// Does the conditioner (`x`: the function) make a discrete choice that the
+  /// states read (undone) influence? It needs them to the last bit.
+  virtual bool choosesByZ(const CallShape& call) const = 0;
+  virtual bool choosesByX(const CallShape& call) const = 0;
+  /// Does it matter to the conditioner whether an element of state z number `i`
+  /// is exactly 0?
+  virtual bool kinksAtZ(size_t i) const = 0;
   /// A sentence about what the methods do that no step may do, such as writing
   /// a capture that is not scratch; empty if there is none.
   virtual std::string whatIsWrong(const CallShape& call) const = 0;
