@@ -76,8 +76,8 @@ public:
   /// zeros where they were, if that matters to somebody.
   at::Tensor asItWas(at::Tensor t) const;
 
-  /// By how much undoing multiplies an error from here back to the nearest state
-  /// before this one that is kept.
+  /// By how much undoing multiplies an error from here back to the nearest
+  /// state before this one that is kept.
   double growth() const { return growth_; }
   void setGrowth(double growth) { growth_ = growth; }
 

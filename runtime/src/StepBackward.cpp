@@ -190,9 +190,9 @@ private:
     };
     const auto undo = [&] {
       at::NoGradGuard noGrad;
-      return slot->asItWas(scaledSumInverse(std::move(y_[0]),
-                                                aux_[0].detach(), layout(),
-                                                /*mayReuseY=*/!createGraph_));
+      return slot->asItWas(scaledSumInverse(std::move(y_[0]), aux_[0].detach(),
+                                            layout(),
+                                            /*mayReuseY=*/!createGraph_));
     };
     slot->undo(record_, release_, xWanted_, kOwners, lastUse, undo);
     y_.clear();

@@ -17,8 +17,8 @@ namespace {
 
 namespace ag = torch::autograd;
 
-/// A state behind which errors would grow by more than this is kept: 32 units in
-/// the last place are 4e-6 in float32.
+/// A state behind which errors would grow by more than this is kept: 32 units
+/// in the last place are 4e-6 in float32.
 constexpr double kMostGrowth = 32;
 
 /// One call of a step operator.
@@ -242,8 +242,7 @@ private:
   double growthOfY() const {
     if (!scaledSum_)
       return 1;
-    return std::max(1.0,
-                    slotOf(x_[0])->growth() / std::abs(layout().xScale));
+    return std::max(1.0, slotOf(x_[0])->growth() / std::abs(layout().xScale));
   }
 
   /// Values of x are repeated in y, so that undoing y gives other sizes. (A

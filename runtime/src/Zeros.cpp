@@ -9,7 +9,6 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
-
 #include <limits>
 
 namespace inv {
@@ -20,9 +19,8 @@ constexpr int64_t kByte = 8;
 /// 1, 2, 4 ... 128
 at::Tensor bitsOfByte(c10::Device device) {
   return at::ones({kByte}, at::TensorOptions().dtype(at::kByte).device(device))
-      .bitwise_left_shift(
-          at::arange(kByte,
-                     at::TensorOptions().dtype(at::kByte).device(device)));
+      .bitwise_left_shift(at::arange(
+          kByte, at::TensorOptions().dtype(at::kByte).device(device)));
 }
 
 } // namespace

@@ -45,10 +45,9 @@ class HazardFault : public Hazard {};
 TEST_P(HazardFault, H20_AnExceptionInTheConditioner) {
   for (int64_t goodCalls = 0; goodCalls < 8; goodCalls++) {
     TestOps::reset();
-    Net net = makeNet(
-        4, expression("torch.tanh(invtest.fail_after(z, " +
-                          std::to_string(goodCalls) + "))",
-                      [](auto& z) { return at::tanh(z); }));
+    Net net = makeNet(4, expression("torch.tanh(invtest.fail_after(z, " +
+                                        std::to_string(goodCalls) + "))",
+                                    [](auto& z) { return at::tanh(z); }));
     const std::string message =
         messageOf([&] { run(net, false, inputs, bothSides); });
     EXPECT_TRUE(contains(message, "planted")) << goodCalls;
@@ -70,8 +69,8 @@ TEST_P(HazardFault, H20_AnExceptionInTheInverse) {
     at::Tensor y = x * 0.1;
     for (int i = 0; i < 3; i++)
       y = bijection(step, {y}, {})[0] * 0.1;
-    EXPECT_TRUE(contains(messageOf([&] { gradOf({y.sum()}, {x}); }),
-                         "planted"));
+    EXPECT_TRUE(
+        contains(messageOf([&] { gradOf({y.sum()}, {x}); }), "planted"));
   }
   EXPECT_EQ(stats().liveSlots, 0);
 }

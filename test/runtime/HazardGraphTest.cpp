@@ -29,9 +29,10 @@ protected:
       Tensors wanted = x;
       for (const at::Tensor& p : net.parameters())
         wanted.push_back(p);
-      return gradOf({body(x, [&](const at::Tensor& a, const at::Tensor& b) {
-                      return plain ? net.plain(a, b) : net(a, b);
-                    })},
+      return gradOf({body(x,
+                          [&](const at::Tensor& a, const at::Tensor& b) {
+                            return plain ? net.plain(a, b) : net(a, b);
+                          })},
                     wanted);
     };
     EXPECT_LE(distance(run(false), run(true)), bound);
@@ -149,9 +150,9 @@ TEST_P(HazardGraph, H10_AnySubsetOfInputs) {
   for (size_t subset : {1u, 2u, 3u, 4u, 8u, 16u, 64u, 128u, 512u, 0x155u,
                         0x2aau, 0x3fcu, 0x3ffu})
     for (bool backward : {false, true})
-      EXPECT_LE(distance(run(false, subset, backward),
-                         run(true, subset, backward)),
-                1e-12)
+      EXPECT_LE(
+          distance(run(false, subset, backward), run(true, subset, backward)),
+          1e-12)
           << subset;
 }
 
@@ -284,8 +285,8 @@ TEST_P(HazardGraph, H18_AHookThatThrows) {
     y[0].register_hook([](const at::Tensor&) -> at::Tensor {
       TORCH_CHECK(false, "from a hook");
     });
-    EXPECT_TRUE(contains(
-        messageOf([&] { gradOf({bothSides(x, y)}, x); }), "from a hook"));
+    EXPECT_TRUE(contains(messageOf([&] { gradOf({bothSides(x, y)}, x); }),
+                         "from a hook"));
   }
   same(net, inputs, bothSides);
 }
@@ -377,8 +378,7 @@ TEST_P(HazardGraph, H23_DisjointBackwardCalls) {
     const Tensors y = plain ? second.plain(m[0], m[1]) : second(m[0], m[1]);
     // The upper half first, then the lower with what arrived at m[1].
     const Tensors upper = gradOf({y[0].sin().sum()}, {m[1]}, true);
-    Tensors result =
-        torch::autograd::grad({m[1]}, x, upper, true, false, true);
+    Tensors result = torch::autograd::grad({m[1]}, x, upper, true, false, true);
     for (const at::Tensor& g : gradOf({m[0].exp().sum()}, x, true))
       result.push_back(g);
     for (const at::Tensor& g : gradOf({y[1].sum()}, x))

@@ -1,5 +1,5 @@
-// What the hazard tests share. One test for each row of docs/hazards.md, through
-// both doors, against plain autograd on the same captures.
+// What the hazard tests share. One test for each row of docs/hazards.md,
+// through both doors, against plain autograd on the same captures.
 #pragma once
 
 #include "Nets.h"

@@ -1,4 +1,5 @@
-// Hazards of values: inputs, dtypes, random numbers, buffers, layouts, rounding.
+// Hazards of values: inputs, dtypes, random numbers, buffers, layouts,
+// rounding.
 #include "HazardTest.h"
 
 #include "inv/Abi.h"
@@ -136,8 +137,7 @@ TEST_P(HazardValues, H14_InferenceTensorsAreAnsweredAsByPlainAutograd) {
     x = {random({5, 4}), random({5, 4})};
   }
   const auto run = [&](bool plain) {
-    return messageOf(
-        [&] { plain ? net.plain(x[0], x[1]) : net(x[0], x[1]); });
+    return messageOf([&] { plain ? net.plain(x[0], x[1]) : net(x[0], x[1]); });
   };
   EXPECT_TRUE(contains(run(true), "Inference tensors cannot be saved"));
   EXPECT_TRUE(contains(run(false), "Inference tensors cannot be saved"));
@@ -151,16 +151,28 @@ TEST_P(HazardValues, H15_Layouts) {
     Make make;
   };
   const std::vector<Case> cases = {
-      {"view", {40}, [](auto& t) { return t.view({10, 4}).narrow(0, 2, 5); }},
+      {"view",
+       {40},
+       [](auto& t) {
+         return t.view({10, 4}).narrow(0, 2, 5);
+       }},
       {"column", {5, 8}, [](auto& t) { return t.narrow(1, 3, 4); }},
       {"strided", {10, 4}, [](auto& t) { return t.slice(0, 0, 10, 2); }},
       {"transposed", {4, 5}, [](auto& t) { return t.t(); }},
-      {"expanded", {1, 4}, [](auto& t) { return t.expand({5, 4}); }},
+      {"expanded",
+       {1, 4},
+       [](auto& t) {
+         return t.expand({5, 4});
+       }},
       {"overlapping", {12}, [](auto& t) { return t.unfold(0, 4, 2); }},
       {"batch of one", {1, 4}, [](auto& t) { return t * 1; }},
       {"empty", {0, 4}, [](auto& t) { return t * 1; }},
-      {"three dimensions", {2, 3, 4}, [](auto& t) { return t.transpose(0, 1); }},
-      {"zero strides", {4}, [](auto& t) { return t.expand({3, 4}); }}};
+      {"three dimensions",
+       {2, 3, 4},
+       [](auto& t) { return t.transpose(0, 1); }},
+      {"zero strides", {4}, [](auto& t) {
+         return t.expand({3, 4});
+       }}};
   Net net = makeNet(4, tanhNet(4));
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
@@ -244,8 +256,12 @@ TEST_P(HazardValues, H21_NaNAndInfinity) {
       // Not finite where plain autograd's is not. (y - f is not inf - inf + inf
       // again, so more of ours may be NaN.)
       const at::Tensor badThere = plain[i].isfinite().logical_not();
-      EXPECT_TRUE(ours[i].masked_select(badThere).isfinite().logical_not()
-                      .all().item<bool>())
+      EXPECT_TRUE(ours[i]
+                      .masked_select(badThere)
+                      .isfinite()
+                      .logical_not()
+                      .all()
+                      .item<bool>())
           << bad << ", tensor " << i;
     }
   }

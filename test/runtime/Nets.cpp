@@ -93,13 +93,13 @@ void Net::makeModel() {
     std::vector<jit::Value*> captures;
     for (size_t j = 0; j < ofStep[i].size(); j++)
       captures.push_back(graph->insertGetAttr(self, nameOf(i, j)));
-    jit::Node* call = graph->create(
-        c10::Symbol::fromQualString(abi::kCoupling),
-        {step, list(a), list(b), list(captures),
-         graph->insertConstant(c10::IValue())});
+    jit::Node* call = graph->create(c10::Symbol::fromQualString(abi::kCoupling),
+                                    {step, list(a), list(b), list(captures),
+                                     graph->insertConstant(c10::IValue())});
     call->output()->setType(c10::ListType::ofTensors());
     graph->insertNode(call);
-    jit::Node* out = graph->insertNode(graph->createListUnpack(call->output(), 2));
+    jit::Node* out =
+        graph->insertNode(graph->createListUnpack(call->output(), 2));
     read = b;
     a = out->output(1);
     b = out->output(0);
@@ -140,8 +140,8 @@ Tensors Net::plain(const at::Tensor& x1, const at::Tensor& x2) const {
   at::Tensor a = x1, b = x2;
   for (const Tensors& captures : ofStep) {
     const at::Tensor f = conditioner_.plain(b, captures);
-    at::Tensor y = (xScale_ == 1 ? a : a * xScale_) +
-                   (auxScale_ == 1 ? f : f * auxScale_);
+    at::Tensor y =
+        (xScale_ == 1 ? a : a * xScale_) + (auxScale_ == 1 ? f : f * auxScale_);
     a = b;
     b = y;
   }
