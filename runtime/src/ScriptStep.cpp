@@ -337,7 +337,10 @@ std::shared_ptr<const StepFunctions> scriptStep(StepKind kind,
   TORCH_CHECK(kind == StepKind::Bijection ? stepClass->function
                                           : stepClass->conditioner,
               opName(kind), ": class ", obj->type()->name()->qualifiedName(),
-              " is not a step: it has no method '", missing, "'");
+              " is not a step: it has no method '", missing,
+              "'. (torch.jit.freeze and the mobile format drop the methods of "
+              "steps; inv-opt --passes=inline-steps writes an archive in which "
+              "they are plain code.)");
   return std::make_shared<ScriptStep>(std::move(obj), std::move(stepClass));
 }
 
