@@ -8,6 +8,7 @@
 #include <ATen/autocast_mode.h>
 
 #include <limits>
+#include <sstream>
 
 namespace inv::test {
 namespace {
@@ -286,7 +287,9 @@ TEST_P(HazardValues, H26_DepthErrorIsACurve) {
     const Tensors x = {random({5, 4}, at::kFloat), random({5, 4}, at::kFloat)};
     const double error =
         distance(run(net, false, x, bothSides), run(net, true, x, bothSides));
-    RecordProperty("error_at_" + std::to_string(steps), std::to_string(error));
+    std::ostringstream text;
+    text << error;
+    RecordProperty("error_at_" + std::to_string(steps), text.str());
     EXPECT_LE(error, 1e-6 * std::sqrt(static_cast<double>(steps)) + 1e-6)
         << steps;
   }
