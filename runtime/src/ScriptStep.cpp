@@ -214,8 +214,11 @@ public:
            chooses(class_->functionFacts, call.x);
   }
   bool kinksAtZ(size_t i) const override {
-    const auto& arguments = class_->conditionerFacts.arguments;
-    return i < arguments.size() && arguments[i].kinks;
+    return kinksAt(class_->conditionerFacts, i);
+  }
+  bool kinksAtX(size_t i) const override {
+    return layout().arithmetic == Arithmetic::General &&
+           kinksAt(class_->functionFacts, i);
   }
 
   std::string whatIsWrong(const CallShape& call) const override {
@@ -267,6 +270,10 @@ private:
       if (facts.arguments[i].chooses)
         return true;
     return false;
+  }
+
+  static bool kinksAt(const MethodFacts& facts, size_t i) {
+    return i < facts.arguments.size() && facts.arguments[i].kinks;
   }
 
   /// Does the function take capture number `i`?

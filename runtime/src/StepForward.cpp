@@ -400,8 +400,11 @@ private:
       node.xs.push_back(slot);
       // Not a state that this step reads as well: it needs it to undo itself.
       if (std::find(record_->z.begin(), record_->z.end(), slot) ==
-          record_->z.end())
+          record_->z.end()) {
+        if (record_->step->kinksAtX(i))
+          slot->noteZeros();
         slot->handOver(record_, i, x_[i].detach());
+      }
     }
   }
 
