@@ -339,6 +339,23 @@ TEST_P(HazardValues, H31_DiscreteChoices) {
   }
 }
 
+TEST_P(HazardValues, H31_AChoiceByAStateThatIsAlsoUndone) {
+  // The state that the step consumes is the one that it chooses by, once
+  // directly and once through a step before: nothing may own itself.
+  Net net = makeNet(
+      2, expression("torch.where(z > 1, z * 3, torch.exp(z))", [](auto& z) {
+        return at::where(z > 1, z * 3, at::exp(z));
+      }));
+  const auto run = [&](bool plain) {
+    const at::Tensor x = inputs[0].clone().requires_grad_();
+    const at::Tensor a = x * 1;
+    Tensors y = plain ? net.plain(a, a) : net(a, a);
+    y = plain ? net.plain(y[1], a) : net(y[1], a);
+    return gradOf({(y[0] * 1e-2).sin().sum() + (y[1] * 1e-2).sum()}, {x});
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
+}
+
 TEST_P(HazardValues, H31_AChoiceThatNoStateInfluencesKeepsNothing) {
   Conditioner c = tanhNet(4);
   c.code = R"(
