@@ -4,16 +4,29 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <unordered_map>
 #include <unordered_set>
 
 namespace inv::opt {
 
 using namespace torch::jit;
 
+namespace {
+
+/// The state is combined with what a network made.
+bool isCombination(RuleClass cls) {
+  return cls == RuleClass::Sum || cls == RuleClass::Product;
+}
+
+} // namespace
+
 Sweep::Sweep(const RuleContext& context, const Bans& bans)
     : context_(context), flow_(context.flow), bans_(bans),
       avail_(flow_.values().size(), Availability::None),
+      growth_(flow_.values().size(), 1.0),
       interior_(flow_.nodes().size(), false),
       done_(flow_.nodes().size(), false) {}
 
@@ -46,6 +59,13 @@ bool Sweep::anyAvailable(NodeId n) const {
   return false;
 }
 
+double Sweep::growthOf(NodeId n) const {
+  double growth = 1.0;
+  for (ValueId y : flow_.node(n).results)
+    growth = std::max(growth, growth_[flow_.canonical(y)]);
+  return growth;
+}
+
 bool Sweep::classAllowed(RuleClass cls) const {
   return pass_ == 2 || (cls != RuleClass::Solve && cls != RuleClass::Pointwise);
 }
@@ -64,7 +84,53 @@ void Sweep::run() {
     }
     sweepOnce();
   }
+  orderDerivations();
   explainBreaks();
+}
+
+/// What pass 1 found held, pass 2 may have dropped and rebuilt, by a derivation
+/// that stands later in the list: puts each derivation behind those that it
+/// reads. Those that wait for each other are not used.
+void Sweep::orderDerivations() {
+  std::unordered_map<ValueId, size_t> maker; ///< canonical value → derivation
+  for (size_t i = 0; i < derivations_.size(); ++i)
+    for (ValueId x : derivations_[i].solved)
+      maker.insert({flow_.canonical(x), i});
+  std::vector<std::set<size_t>> waits(derivations_.size());
+  for (size_t i = 0; i < derivations_.size(); ++i) {
+    auto need = [&](ValueId v) {
+      auto found = maker.find(flow_.canonical(v));
+      if (found != maker.end() && found->second != i &&
+          avail_[flow_.canonical(v)] == Availability::Rebuilt)
+        waits[i].insert(found->second);
+    };
+    const Derivation& d = derivations_[i];
+    if (d.candidate >= 0)
+      for (ValueId y : flow_.node(d.node).results)
+        need(y);
+    for (ValueId t : d.terminals)
+      need(t);
+  }
+  std::vector<Derivation> ordered;
+  std::vector<bool> placed(derivations_.size(), false);
+  bool moved = true;
+  while (moved) {
+    moved = false;
+    for (size_t i = 0; i < derivations_.size(); ++i) {
+      const bool ready =
+          !placed[i] && std::all_of(waits[i].begin(), waits[i].end(),
+                                    [&](size_t w) { return placed[w]; });
+      if (!ready)
+        continue;
+      placed[i] = moved = true;
+      ordered.push_back(std::move(derivations_[i]));
+    }
+  }
+  for (size_t i = 0; i < derivations_.size(); ++i)
+    if (!placed[i])
+      for (ValueId x : derivations_[i].solved)
+        avail_[flow_.canonical(x)] = Availability::None;
+  derivations_ = std::move(ordered);
 }
 
 void Sweep::sweepOnce() {
@@ -112,7 +178,7 @@ void Sweep::process(NodeId n) {
         candidates.begin(), candidates.end(), [&](const Candidate& c) {
           if (c.refused)
             return false;
-          return c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated ||
+          return isCombination(c.cls) || c.cls == RuleClass::Annotated ||
                  (pass_ == 2 && classAllowed(c.cls) &&
                   c.cls != RuleClass::Free && c.cls != RuleClass::Scale);
         });
@@ -182,21 +248,29 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
       return choice;
     }
     // What the caller handed in is kept by the caller.
-    if (info.graphInput && c.cls != RuleClass::Sum)
+    if (info.graphInput && !isCombination(c.cls))
       return choice;
   }
   // Solving from an output that only a plain operator happens to hold is
   // least squares against a saved activation: right on paper, silly in floats.
-  if (c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise)
+  if (c.cls == RuleClass::Solve)
     for (ValueId y : flow_.node(n).results) {
       const Availability a = avail_[flow_.canonical(y)];
       if (a != Availability::Rebuilt && a != Availability::Anchor &&
           !(a == Availability::Output) && !context_.options.forceSteps)
         return choice;
     }
+  if (c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise) {
+    const double growth = growthOf(n) * c.amplification;
+    if (!c.growth && growth > context_.options.maxGrowth) {
+      refuse(n, Reason::Inaccurate,
+             fmt::format("{:.3g} > {:.3g}", growth, context_.options.maxGrowth));
+      return choice;
+    }
+  }
   // An operand that follows from what is there (the network of a coupling) is
   // not lost: running it again gives it, and frees what is inside as well.
-  if (c.cls == RuleClass::Sum) {
+  if (isCombination(c.cls)) {
     const Slice own = slice(c.solved, {}, n, true, /*inputsToo=*/false);
     if (own.ok && !own.nodes.empty())
       return choice;
@@ -389,10 +463,12 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
     interior_[node] = true;
   done_[n] = true;
   derivations_.push_back(d);
+  const double growth = growthOf(n) * d.amplification;
   for (ValueId x : d.solved) {
     if (available(x))
       continue;
     makeAvailable(x, Availability::Rebuilt);
+    growth_[flow_.canonical(x)] = growth;
   }
   // A free producer is undone at once, wherever it stands: its operand may be a
   // source for derivations between here and there.
@@ -503,6 +579,11 @@ void Sweep::explainBreaks() {
         });
     if (!rebuilt || info.glue || done_[n] || interior_[n] ||
         info.effect == EffectKind::Effect || !candidatesOf(n, context_).empty())
+      continue;
+    // Hands its parts on: nothing is lost there.
+    if (std::any_of(info.results.begin(), info.results.end(), [&](ValueId v) {
+          return flow_.canonical(v) != v;
+        }))
       continue;
     if (!info.node->blocks().empty())
       refuse(n, Reason::ControlFlow);

@@ -62,6 +62,10 @@ private:
   void explain(NodeId n, const Candidate& c, const Slice& failed);
   bool isParallelUpdate(NodeId n, const Candidate& c) const;
   void explainBreaks();
+  /// By how much errors of the node's results may have grown, as far as the
+  /// rules say so with a number.
+  double growthOf(NodeId n) const;
+  void orderDerivations();
   bool available(ValueId v) const;
   void makeAvailable(ValueId v, Availability a);
 
@@ -70,6 +74,7 @@ private:
   const Bans& bans_;
   int pass_ = 1;
   std::vector<Availability> avail_; ///< by ValueId, at the canonical value
+  std::vector<double> growth_;      ///< by canonical ValueId, where rebuilt
   std::vector<bool> interior_;      ///< node is part of a conditioner
   std::vector<bool> done_;          ///< node made a derivation
   std::vector<Derivation> derivations_;

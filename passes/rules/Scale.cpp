@@ -4,9 +4,9 @@
 //   y = c * x  =>  x = y / c        y = x / c  =>  x = y * c
 //   y = -x     =>  x = -y           y = x + p  =>  x = y - p
 //
-// Exact for neg and powers of two. Amplification 1/|c| for a product. A scale
-// that is a tensor, or computed, is refused here: that it is nowhere zero is
-// not shown ("scale-maybe-zero"). Adding a parameter is exact up to rounding;
+// Exact for neg and powers of two. Amplification 1/|c| for a product. A number
+// that is no constant is refused: that it is not zero is not shown
+// ("scale-maybe-zero"); tensors are family "product". Adding a parameter is exact up to rounding;
 // that x is not the broadcast side is checked by the step at run time.
 #include "passes/rules/Match.h"
 
@@ -91,7 +91,10 @@ void scaleRule(NodeId id, const RuleContext& context,
   if (n->kind() == aten::div && n->inputs().size() > 2)
     return;
   if (product) {
-    if (x != other)
+    // Two tensors: family "product".
+    const bool tensors = other >= 0 && isTensor(flow.value(other)) &&
+                         !constantScalar(o.other);
+    if (x != other && !tensors)
       out.push_back(scaleBy(flow, o.x, o.other, n->kind() == aten::mul));
     return;
   }

@@ -20,6 +20,12 @@ struct Options {
   bool forceSteps = false;
   /// Largest condition number of a weight that is undone by a solve.
   double maxCondition = 1e4;
+  /// Along a chain of linear layers and activations, how much rounding errors
+  /// may grow; where it would be more, the chain starts anew from a kept value.
+  double maxGrowth = 1e3;
+  /// Undo activations that saturate as well (sigmoid, tanh, exp, ...), as far
+  /// as the values of each call allow.
+  bool saturating = false;
   /// Most nodes that a backward search for a conditioner may visit.
   int64_t maxConditioner = 400;
   /// Paths of submodules that the user declares to be invertible

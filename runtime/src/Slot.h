@@ -61,6 +61,12 @@ public:
   /// Drops the value of a state that nobody can ask for any more.
   void drop();
 
+  /// By how much undoing the steps from the last kept state of the chain to
+  /// this one may enlarge an error; 1 for a state that is kept itself.
+  double growth() const { return growth_; }
+  /// REQUIRES: nobody else knows the slot yet.
+  void setGrowth(double growth) { growth_ = growth; }
+
   c10::IntArrayRef sizes() const { return sizes_; }
   /// `t`, with this state's values, in the strides that the state had, as far
   /// as those leave no holes. What reads the state may compute other bits for
@@ -92,6 +98,7 @@ private:
   int64_t offset_;
   at::ScalarType dtype_;
   uint32_t version_;
+  double growth_ = 1;
 };
 
 /// What one executed step needs in backward. Refers to slots, slots refer to

@@ -15,6 +15,10 @@ namespace {
 
 namespace ag = torch::autograd;
 
+/// How much the rounding error of a state may grow until it is rebuilt: in
+/// either dtype an error of 6e-5 or 2e-6 of the largest element, at worst.
+constexpr double kMostGrowthInFloat = 1e3, kMostGrowthInDouble = 1e10;
+
 /// One call of a step operator.
 class StepCall {
 public:
@@ -40,6 +44,12 @@ public:
         mode_ = Mode::Recompute;
         reportKept(reason);
       }
+    // An ordinary thing on a long chain: counted, not reported.
+    if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint &&
+        isTooInaccurate()) {
+      mode_ = Mode::Recompute;
+      ++counters().kept;
+    }
     return attach();
   }
 
@@ -139,12 +149,22 @@ private:
     const Tensors captures = detachAll(captures_);
     Tensors aux;
     runConditioner(detachAll(z_), captures, aux, sides_);
+    const bool asksGrowth = mode_ == Mode::Invert &&
+                            record_->kind != StepKind::Checkpoint;
+    Tensors growthAux;
+    if (asksGrowth && !record_->step->growthIsConstant())
+      growthAux = aux;
     if (watchRng)
       between = RngState::now(devices);
     if (scaledSum_)
       y_ = {scaledSum(x_[0].detach(), std::move(aux[0]), layout())};
     else if (record_->kind != StepKind::Checkpoint)
       y_ = record_->step->runFunction(detachAll(x_), std::move(aux),
+                                      record_->functionCaptures(captures),
+                                      record_->functionExtras);
+    if (asksGrowth)
+      growth_ = growthOfStates() *
+                record_->step->growth(y_, std::move(growthAux),
                                       record_->functionCaptures(captures),
                                       record_->functionExtras);
     if (watchRng && !(RngState::now(devices) == *before)) {
@@ -172,6 +192,25 @@ private:
     if (record_->kind == StepKind::Coupling && numel(y_) != numel(x_))
       return "the state is broadcast";
     return nullptr;
+  }
+
+  /// Of the states that this step reads, the largest growth since a state of
+  /// their chain was kept.
+  double growthOfStates() const {
+    double growth = 1;
+    for (const Tensors* states : {&x_, &z_})
+      for (const at::Tensor& t : *states)
+        growth = std::max(growth, slotOf(t)->growth());
+    return growth;
+  }
+
+  /// Undoing the steps since the last kept state, this one included, would
+  /// enlarge rounding errors too much.
+  bool isTooInaccurate() const {
+    const double most = x_[0].scalar_type() == at::kDouble
+                            ? kMostGrowthInDouble
+                            : kMostGrowthInFloat;
+    return !(growth_ <= most);
   }
 
   static int64_t numel(const Tensors& list) {
@@ -257,6 +296,8 @@ private:
     };
     for (const at::Tensor& t : y_) {
       record_->y.push_back(std::make_shared<Slot>(t));
+      if (mode_ == Mode::Invert)
+        record_->y.back()->setGrowth(growth_);
       if (mode_ == Mode::Invert) // until the next step consumes it
         record_->y.back()->hold(t);
       attachOne(t, true);
@@ -293,6 +334,7 @@ private:
   const Tensors &x_, &z_, &captures_;
   RecordPtr record_;
   bool scaledSum_ = false;
+  double growth_ = 1;
   Mode mode_ = Mode::Invert;
   Tensors y_, sides_, passed_;
 };

@@ -25,7 +25,7 @@ const char* opName(StepKind kind);
 struct StepLayout {
   int64_t numStates = 0, numAux = 0, numSides = 0;
   Arithmetic arithmetic = Arithmetic::General;
-  double xScale = 1, auxScale = 1;
+  double xScale = 1, auxScale = 1, constantGrowth = 1;
   /// Captures and extras that function and inverse take; all where `...All`.
   std::vector<int64_t> functionCaptures, functionExtras;
   bool functionCapturesAll = true, functionExtrasAll = true;
@@ -54,6 +54,13 @@ public:
   /// The x of which y = function(x, aux, captures, extras).
   virtual Tensors runInverse(Tensors y, Tensors aux, Tensors captures,
                              const Extras& extras) const = 0;
+
+  /// By how much runInverse enlarges errors, at most, for these values: 1 or
+  /// more, perhaps infinity. Costs a device synchronisation unless it is
+  /// constant.
+  virtual bool growthIsConstant() const { return true; }
+  virtual double growth(Tensors y, Tensors aux, Tensors captures,
+                        const Extras& extras) const;
 
   virtual Mode mode() const = 0;
   virtual bool preserveRng() const = 0;

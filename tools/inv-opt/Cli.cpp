@@ -86,6 +86,10 @@ void addPassFlags(CLI::App& app, Settings& settings, Raw& raw) {
   app.add_option("--max-conditioner", settings.options.maxConditioner,
                  "Most nodes visited in the search for a conditioner")
       ->group(group);
+  app.add_flag("--saturating", settings.options.saturating,
+               "Undo activations that saturate (sigmoid, tanh, exp, ...) as "
+               "well, as far as the values of each call allow")
+      ->group(group);
   app.add_flag("--force-steps", settings.options.forceSteps,
                "Form steps whether or not they save anything")
       ->group(group);

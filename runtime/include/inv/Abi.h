@@ -79,6 +79,12 @@ inline constexpr const char* kConditioner = "conditioner";
 inline constexpr const char* kFunction = "function";
 /// inverse(self, y..., aux..., captures..., extras...) -> Tensor | tuple: x
 inline constexpr const char* kInverse = "inverse";
+/// growth(self, y..., aux..., captures..., extras...) -> Tensor of one number.
+/// Optional: the largest factor by which `inverse` may enlarge an error of an
+/// element of y, for these values; below 1 counts as 1, 0 or less and NaN as
+/// infinity. Evaluated in forward. The runtime multiplies growths along a
+/// chain, and keeps a step's x where the product would get too large.
+inline constexpr const char* kGrowth = "growth";
 
 // Class constants (`Final`), written by the pass, describing the code:
 inline constexpr const char* kNumStates = "num_states"; ///< int: count of y
@@ -101,6 +107,9 @@ inline constexpr const char* kScaledSum = "scaled_sum";
 inline constexpr const char* kLinear = "linear";
 inline constexpr const char* kXScale = "x_scale";     ///< float, not 0
 inline constexpr const char* kAuxScale = "aux_scale"; ///< float, 1 or -1
+
+/// float: a factor of the growth that does not depend on values (1 if absent).
+inline constexpr const char* kConstantGrowth = "constant_growth";
 
 // Attributes, which a user may change between iterations; forward reads them,
 // backward does what its forward recorded:
