@@ -153,7 +153,7 @@ Sweep::Choice Sweep::choose(NodeId n,
     if (choice.candidate == -2)
       continue;
     auto rank = [](const Choice& x) {
-      return std::make_tuple(!x.needed, x.slice.anchors.size(),
+      return std::make_tuple(!x.needed, x.origins, x.slice.anchors.size(),
                              x.slice.nodes.size());
     };
     if (best.candidate == -2 || rank(choice) < rank(best))
@@ -166,8 +166,12 @@ Sweep::Choice Sweep::choose(NodeId n,
 
 Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   Choice choice;
-  if (!resultsAvailable(n) || allAvailable(c.solved))
+  if (!resultsAvailable(n))
     return choice;
+  if (allAvailable(c.solved)) {
+    explainKept(n, c);
+    return choice;
+  }
   for (ValueId y : flow_.node(n).results)
     if (flow_.value(y).writtenInPlace) {
       refuse(n, Reason::WriteInPlace, nameOf(flow_.value(y).value));
@@ -182,8 +186,11 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
       return choice;
     }
     // What the caller handed in is kept by the caller.
-    if (info.graphInput && c.cls != RuleClass::Sum)
+    if (info.graphInput && c.cls != RuleClass::Sum) {
+      if (c.cls == RuleClass::Annotated)
+        refuse(n, Reason::KeptAnyway, nameOf(info.value));
       return choice;
+    }
   }
   // Solving from an output that only a plain operator happens to hold is
   // least squares against a saved activation: right on paper, silly in floats.
@@ -226,6 +233,10 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   }
   choice.candidate = index;
   choice.slice = std::move(s);
+  for (ValueId t : choice.slice.terminals)
+    if (flow_.value(t).graphInput && !available(t))
+      for (ValueId x : c.solved)
+        choice.origins += flow_.dependsOn(x, t);
   for (ValueId x : c.solved)
     choice.needed |= !available(x);
   return choice;
@@ -481,6 +492,26 @@ void Sweep::explain(NodeId n, const Candidate& c, const Slice& failed) {
     return refuse(n, Reason::ParallelUpdate, failed.detail);
   if (!failed.ok)
     refuse(n, failed.why, failed.detail);
+}
+
+/// What could be undone is there anyway, because it is returned or somebody
+/// behind the node keeps it. Told where the node is a coupling to look at.
+void Sweep::explainKept(NodeId n, const Candidate& c) {
+  if (c.cls != RuleClass::Sum && c.cls != RuleClass::Annotated)
+    return;
+  for (ValueId x : c.solved) {
+    const Availability a = avail_[flow_.canonical(x)];
+    if (a != Availability::Output && a != Availability::Held)
+      return;
+  }
+  if (c.cls == RuleClass::Sum) {
+    const Slice network = slice(c.others, c.solved, n, false);
+    if (!network.ok || network.nodes.empty())
+      return;
+    if (isParallelUpdate(n, c)) // kept by the other half's network
+      return refuse(n, Reason::ParallelUpdate);
+  }
+  refuse(n, Reason::KeptAnyway, nameOf(flow_.value(c.solved[0]).value));
 }
 
 /// Nodes where a chain ends although it goes on before them: their result is
