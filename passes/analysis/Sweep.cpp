@@ -422,10 +422,25 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
 
 // --------------------------------------------------------------- explanations
 
+bool Sweep::isSum(NodeId n) const {
+  const auto candidates = candidatesOf(n, context_);
+  return std::any_of(
+      candidates.begin(), candidates.end(), [](const Candidate& c) {
+        return !c.refused &&
+               (c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated);
+      });
+}
+
 /// Both halves are updated from the old values: what this conditioner reads is
-/// the state of another sum whose own conditioner reads ours.
+/// the state of another sum whose own conditioner reads ours. The search does
+/// not go beyond a half that was updated from ours: that one is no old value.
 bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
-  Slice mine = slice(c.others, c.solved, n, true);
+  auto isUpdated = [&](ValueId v) {
+    const NodeId def = flow_.value(v).def;
+    return std::any_of(c.solved.begin(), c.solved.end(),
+                       [&](ValueId x) { return flow_.dependsOn(v, x, n); }) &&
+           isSum(def);
+  };
   std::unordered_set<ValueId> seen;
   std::vector<ValueId> work(c.others.begin(), c.others.end());
   int budget = 200;
@@ -447,7 +462,7 @@ bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
               return true;
       }
     }
-    if (flow_.value(v).def >= 0)
+    if (flow_.value(v).def >= 0 && !isUpdated(v))
       for (ValueId operand : flow_.node(flow_.value(v).def).operands)
         work.push_back(operand);
   }
@@ -517,14 +532,6 @@ void Sweep::explainKept(NodeId n, const Candidate& c) {
 /// Nodes where a chain ends although it goes on before them: their result is
 /// rebuilt, and they cannot be undone.
 void Sweep::explainBreaks() {
-  auto isSum = [&](NodeId n) {
-    const auto candidates = candidatesOf(n, context_);
-    return std::any_of(
-        candidates.begin(), candidates.end(), [](const Candidate& c) {
-          return !c.refused &&
-                 (c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated);
-        });
-  };
   for (NodeId n = 0; n < NodeId(flow_.nodes().size()); ++n) {
     const NodeInfo& info = flow_.node(n);
     const bool rebuilt =

@@ -65,6 +65,7 @@ private:
   void refuse(NodeId n, Reason reason, std::string detail = "");
   void explain(NodeId n, const Candidate& c, const Slice& failed);
   void explainKept(NodeId n, const Candidate& c);
+  bool isSum(NodeId n) const;
   bool isParallelUpdate(NodeId n, const Candidate& c) const;
   void explainBreaks();
   bool available(ValueId v) const;
