@@ -354,7 +354,6 @@ bool Sweep::recomputable(const std::vector<ValueId>& solved,
   }
   std::unordered_set<ValueId> seen;
   std::vector<ValueId> work(solved.begin(), solved.end());
-  int64_t budget = context_.options.maxConditioner;
   while (!work.empty()) {
     const ValueId v = work.back();
     work.pop_back();
@@ -363,7 +362,7 @@ bool Sweep::recomputable(const std::vector<ValueId>& solved,
         stop.count(flow_.canonical(v)))
       continue;
     // What was there before the first terminal does not come from it.
-    if (info.def < 0 || info.def < floor || budget-- <= 0)
+    if (info.def < 0 || info.def < floor)
       return false;
     for (ValueId operand : flow_.node(info.def).operands)
       work.push_back(operand);
@@ -541,6 +540,10 @@ void Sweep::explainBreaks() {
         });
     if (!rebuilt || info.glue || done_[n] || interior_[n] ||
         info.effect == EffectKind::Effect || !candidatesOf(n, context_).empty())
+      continue;
+    // Hands its parts on: nothing is lost there.
+    if (std::any_of(info.results.begin(), info.results.end(),
+                    [&](ValueId v) { return flow_.canonical(v) != v; }))
       continue;
     if (!info.node->blocks().empty())
       refuse(n, Reason::ControlFlow);
