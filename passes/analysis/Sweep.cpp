@@ -219,7 +219,7 @@ Sweep::Choice Sweep::choose(NodeId n,
     if (choice.candidate == -2)
       continue;
     auto rank = [](const Choice& x) {
-      return std::make_tuple(!x.needed, x.slice.anchors.size(),
+      return std::make_tuple(!x.needed, x.origins, x.slice.anchors.size(),
                              x.slice.nodes.size());
     };
     if (best.candidate == -2 || rank(choice) < rank(best))
@@ -232,8 +232,12 @@ Sweep::Choice Sweep::choose(NodeId n,
 
 Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   Choice choice;
-  if (!resultsAvailable(n) || allAvailable(c.solved))
+  if (!resultsAvailable(n))
     return choice;
+  if (allAvailable(c.solved)) {
+    explainKept(n, c);
+    return choice;
+  }
   for (ValueId y : flow_.node(n).results)
     if (flow_.value(y).writtenInPlace) {
       refuse(n, Reason::WriteInPlace, nameOf(flow_.value(y).value));
@@ -248,8 +252,11 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
       return choice;
     }
     // What the caller handed in is kept by the caller.
-    if (info.graphInput && !isCombination(c.cls))
+    if (info.graphInput && !isCombination(c.cls)) {
+      if (c.cls == RuleClass::Annotated)
+        refuse(n, Reason::KeptAnyway, nameOf(info.value));
       return choice;
+    }
   }
   // Solving from an output that only a plain operator happens to hold is
   // least squares against a saved activation: right on paper, silly in floats.
@@ -300,6 +307,10 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   }
   choice.candidate = index;
   choice.slice = std::move(s);
+  for (ValueId t : choice.slice.terminals)
+    if (flow_.value(t).graphInput && !available(t))
+      for (ValueId x : c.solved)
+        choice.origins += flow_.dependsOn(x, t);
   for (ValueId x : c.solved)
     choice.needed |= !available(x);
   return choice;
@@ -417,7 +428,6 @@ bool Sweep::recomputable(const std::vector<ValueId>& solved,
   }
   std::unordered_set<ValueId> seen;
   std::vector<ValueId> work(solved.begin(), solved.end());
-  int64_t budget = context_.options.maxConditioner;
   while (!work.empty()) {
     const ValueId v = work.back();
     work.pop_back();
@@ -426,7 +436,7 @@ bool Sweep::recomputable(const std::vector<ValueId>& solved,
         stop.count(flow_.canonical(v)))
       continue;
     // What was there before the first terminal does not come from it.
-    if (info.def < 0 || info.def < floor || budget-- <= 0)
+    if (info.def < 0 || info.def < floor)
       return false;
     for (ValueId operand : flow_.node(info.def).operands)
       work.push_back(operand);
@@ -487,10 +497,25 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
 
 // --------------------------------------------------------------- explanations
 
+bool Sweep::isSum(NodeId n) const {
+  const auto candidates = candidatesOf(n, context_);
+  return std::any_of(
+      candidates.begin(), candidates.end(), [](const Candidate& c) {
+        return !c.refused &&
+               (c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated);
+      });
+}
+
 /// Both halves are updated from the old values: what this conditioner reads is
-/// the state of another sum whose own conditioner reads ours.
+/// the state of another sum whose own conditioner reads ours. The search does
+/// not go beyond a half that was updated from ours: that one is no old value.
 bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
-  Slice mine = slice(c.others, c.solved, n, true);
+  auto isUpdated = [&](ValueId v) {
+    const NodeId def = flow_.value(v).def;
+    return std::any_of(c.solved.begin(), c.solved.end(),
+                       [&](ValueId x) { return flow_.dependsOn(v, x, n); }) &&
+           isSum(def);
+  };
   std::unordered_set<ValueId> seen;
   std::vector<ValueId> work(c.others.begin(), c.others.end());
   int budget = 200;
@@ -512,7 +537,7 @@ bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
               return true;
       }
     }
-    if (flow_.value(v).def >= 0)
+    if (flow_.value(v).def >= 0 && !isUpdated(v))
       for (ValueId operand : flow_.node(flow_.value(v).def).operands)
         work.push_back(operand);
   }
@@ -559,17 +584,29 @@ void Sweep::explain(NodeId n, const Candidate& c, const Slice& failed) {
     refuse(n, failed.why, failed.detail);
 }
 
+/// What could be undone is there anyway, because it is returned or somebody
+/// behind the node keeps it. Told where the node is a coupling to look at.
+void Sweep::explainKept(NodeId n, const Candidate& c) {
+  if (c.cls != RuleClass::Sum && c.cls != RuleClass::Annotated)
+    return;
+  for (ValueId x : c.solved) {
+    const Availability a = avail_[flow_.canonical(x)];
+    if (a != Availability::Output && a != Availability::Held)
+      return;
+  }
+  if (c.cls == RuleClass::Sum) {
+    const Slice network = slice(c.others, c.solved, n, false);
+    if (!network.ok || network.nodes.empty())
+      return;
+    if (isParallelUpdate(n, c)) // kept by the other half's network
+      return refuse(n, Reason::ParallelUpdate);
+  }
+  refuse(n, Reason::KeptAnyway, nameOf(flow_.value(c.solved[0]).value));
+}
+
 /// Nodes where a chain ends although it goes on before them: their result is
 /// rebuilt, and they cannot be undone.
 void Sweep::explainBreaks() {
-  auto isSum = [&](NodeId n) {
-    const auto candidates = candidatesOf(n, context_);
-    return std::any_of(
-        candidates.begin(), candidates.end(), [](const Candidate& c) {
-          return !c.refused &&
-                 (c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated);
-        });
-  };
   for (NodeId n = 0; n < NodeId(flow_.nodes().size()); ++n) {
     const NodeInfo& info = flow_.node(n);
     const bool rebuilt =
@@ -581,9 +618,8 @@ void Sweep::explainBreaks() {
         info.effect == EffectKind::Effect || !candidatesOf(n, context_).empty())
       continue;
     // Hands its parts on: nothing is lost there.
-    if (std::any_of(info.results.begin(), info.results.end(), [&](ValueId v) {
-          return flow_.canonical(v) != v;
-        }))
+    if (std::any_of(info.results.begin(), info.results.end(),
+                    [&](ValueId v) { return flow_.canonical(v) != v; }))
       continue;
     if (!info.node->blocks().empty())
       refuse(n, Reason::ControlFlow);

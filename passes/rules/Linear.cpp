@@ -119,16 +119,10 @@ std::vector<Value*> emitSolve(InverseBuilder& b, const LinearNode& l,
     x = g.insert(solve, {m, rhs}, {NamedValue("left", false)});
   } else {
     Value* tall = l.transposed ? w : g.insert(aten::t, {w});
+    // The operator has two results, which insert() makes one named tuple of.
     Value* factors = g.insert(qr, {tall}, {});
-    Value* q = factors;
-    Value* r = nullptr;
-    if (factors->type()->kind() == c10::TypeKind::TupleType) {
-      Node* unpack = g.insertNode(g.createTupleUnpack(factors));
-      q = unpack->output(0);
-      r = unpack->output(1);
-    } else {
-      r = factors->node()->output(1);
-    }
+    Value* q = factors->node()->input(0);
+    Value* r = factors->node()->input(1);
     x = g.insert(triangular,
                  {g.insert(aten::t, {r}), g.insert(aten::matmul, {rhs, q})},
                  {NamedValue("upper", false), NamedValue("left", false)});
