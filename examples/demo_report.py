@@ -150,11 +150,25 @@ def figure(title, caption, svg):
             f"{LEGEND}{svg}</figure>")
 
 
-def headline(rows):
+def best(rows):
+    """The model that saves the most, with its row; None where none does."""
     saved = [(m, r) for m, r in rows if r["steps"]]
-    if not saved:
+    return max(saved, key=lambda pair: pair[1]["peak_ratio"], default=None)
+
+
+def picture(rows):
+    """The memory of one step of that model, as an SVG file; or None."""
+    if not best(rows):
+        return None
+    model, row = best(rows)
+    return demo_charts.alone(demo_charts.memory_chart(
+        model.title, row["original"]["memory"], row["rewritten"]["memory"]))
+
+
+def headline(rows):
+    if not best(rows):
         return "Nothing was rewritten"
-    model, row = max(saved, key=lambda pair: pair[1]["peak_ratio"])
+    model, row = best(rows)
     return (f"{model.title}: {size(row['original']['peak_bytes'])} of "
             f"activations become "
             f"{size(row['rewritten']['peak_bytes'], row['original']['peak_bytes'])}")
