@@ -212,6 +212,9 @@ class Demo:
                                 quick=self.args.quick,
                                 threads=self.env["OMP_NUM_THREADS"])
         (self.out / "report.html").write_text(page, encoding="utf-8")
+        picture = demo_report.picture(rows)
+        if picture:
+            (self.out / "memory.svg").write_text(picture, encoding="utf-8")
         self.say(f"wrote {self.out / 'report.html'}")
         return self.failures
 
