@@ -473,7 +473,9 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
     interior_[node] = true;
   done_[n] = true;
   derivations_.push_back(d);
-  const double growth = growthOf(n) * d.amplification;
+  // What depends on values, the step measures (abi::kGrowth).
+  const double growth =
+      growthOf(n) * (c && c->growth ? 1.0 : d.amplification);
   for (ValueId x : d.solved) {
     if (available(x))
       continue;
