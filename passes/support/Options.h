@@ -19,7 +19,7 @@ struct Options {
   /// Form steps whether or not they save anything (small tests).
   bool forceSteps = false;
   /// Largest condition number of a weight that is undone by a solve.
-  double maxCondition = 1e4;
+  double maxCondition = 1e3;
   /// Along a chain of linear layers and activations, how much rounding errors
   /// may grow; where it would be more, the chain starts anew from a kept value.
   double maxGrowth = 1e3;

@@ -52,7 +52,7 @@ public:
   std::vector<StepDraft> run() {
     uniteSharedConditioners();
     uniteCastWithMaker();
-    uniteLayoutWithReader();
+    uniteWithReader();
     std::vector<StepDraft> steps = collectGroups();
     findOwners(steps);
     std::vector<StepDraft> out;
@@ -74,7 +74,7 @@ private:
 
   void uniteSharedConditioners();
   void uniteCastWithMaker();
-  void uniteLayoutWithReader();
+  void uniteWithReader();
   std::vector<StepDraft> collectGroups();
   void findOwners(const std::vector<StepDraft>& steps);
   bool fill(StepDraft& step);
@@ -127,8 +127,9 @@ void Drafter::uniteCastWithMaker() {
 }
 
 /// permute, scale, ... whose only reader is undone by a derivation of its own:
-/// one step does both.
-void Drafter::uniteLayoutWithReader() {
+/// one step does both. Likewise x * s + t with a network each for s and t of
+/// the same terminals.
+void Drafter::uniteWithReader() {
   std::unordered_map<NodeId, size_t> byNode;
   for (size_t i = 0; i < parent_.size(); ++i)
     if (found_.derivations[i].candidate >= 0)
@@ -137,7 +138,9 @@ void Drafter::uniteLayoutWithReader() {
     const Derivation& d = found_.derivations[i];
     const bool light = d.conditioner.empty() &&
                        (d.cls == RuleClass::Free || d.cls == RuleClass::Scale);
-    if (!light || flow_.node(d.node).results.size() != 1)
+    const bool combines = d.candidate >= 0 && (d.cls == RuleClass::Sum ||
+                                               d.cls == RuleClass::Product);
+    if ((!light && !combines) || flow_.node(d.node).results.size() != 1)
       continue;
     const ValueInfo& result = flow_.value(flow_.node(d.node).results[0]);
     if (result.readers.size() != 1 || result.graphOutput)
@@ -145,9 +148,14 @@ void Drafter::uniteLayoutWithReader() {
     auto reader = byNode.find(result.readers[0]);
     if (reader == byNode.end())
       continue;
-    const auto& solved = found_.derivations[reader->second].solved;
-    if (found_.derivations[reader->second].needsSizes)
+    const Derivation& next = found_.derivations[reader->second];
+    const auto& solved = next.solved;
+    if (next.needsSizes)
       continue; // the size of what would be inside is not there to be asked
+    if (combines && (next.terminals != d.terminals ||
+                     (next.cls != RuleClass::Sum &&
+                      next.cls != RuleClass::Product)))
+      continue;
     if (std::find(solved.begin(), solved.end(),
                   flow_.node(d.node).results[0]) != solved.end())
       parent_[find(i)] = find(reader->second);

@@ -357,6 +357,7 @@ struct Attributes {
   std::string mode;
   bool preserveRng = true;
   std::string origin;
+  double maxGrowth = 0.0;
 };
 
 void setAttributes(Module& step, const Attributes& a, bool fresh) {
@@ -364,14 +365,11 @@ void setAttributes(Module& step, const Attributes& a, bool fresh) {
       {"training", true},
       {abi::kMode, a.mode},
       {abi::kPreserveRng, a.preserveRng},
-      {abi::kOrigin, a.origin}};
+      {abi::kOrigin, a.origin},
+      {abi::kMaxGrowth, a.maxGrowth}};
   for (const auto& [name, value] : all)
     if (fresh)
-      step.register_attribute(name,
-                              value.isBool()
-                                  ? c10::TypePtr(c10::BoolType::get())
-                                  : c10::TypePtr(c10::StringType::get()),
-                              value);
+      step.register_attribute(name, value.type(), value);
     else
       step.setattr(name, value);
 }
@@ -421,7 +419,9 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
       rules_.flow
           .node(draft.stream.empty() ? draft.owned.back() : draft.stream.back())
           .node;
-  const Attributes attributes{context_.options.mode, true, originOf(place)};
+  const Attributes attributes{
+      context_.options.mode, true, originOf(place),
+      std::max(context_.options.maxGrowth, context_.options.maxCondition)};
   auto known = classes_.find(content);
   const bool fresh = known == classes_.end();
   if (fresh) {

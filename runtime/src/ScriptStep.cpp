@@ -26,7 +26,7 @@ struct StepClass {
   // Owned by the compilation unit, which every object of the class keeps.
   Function *conditioner = nullptr, *function = nullptr, *inverse = nullptr,
            *growth = nullptr;
-  std::optional<size_t> mode, preserveRng, origin; // attribute slots
+  std::optional<size_t> mode, preserveRng, origin, maxGrowth; // attribute slots
 };
 
 class ClassReader {
@@ -123,6 +123,7 @@ readClass(const std::shared_ptr<c10::ClassType>& type) {
   result->mode = type->findAttributeSlot(abi::kMode);
   result->preserveRng = type->findAttributeSlot(abi::kPreserveRng);
   result->origin = type->findAttributeSlot(abi::kOrigin);
+  result->maxGrowth = type->findAttributeSlot(abi::kMaxGrowth);
   return result;
 }
 
@@ -189,6 +190,12 @@ public:
     if (!(own > 0))
       return std::numeric_limits<double>::infinity();
     return std::max(1.0, own) * std::max(1.0, layout().constantGrowth);
+  }
+
+  double maxGrowth() const override {
+    return class_->maxGrowth
+               ? object_->getSlot(*class_->maxGrowth).toDouble()
+               : kDefaultMaxGrowth;
   }
 
   Mode mode() const override {

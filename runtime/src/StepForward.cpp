@@ -15,9 +15,9 @@ namespace {
 
 namespace ag = torch::autograd;
 
-/// How much the rounding error of a state may grow until it is rebuilt: in
-/// either dtype an error of 6e-5 or 2e-6 of the largest element, at worst.
-constexpr double kMostGrowthInFloat = 1e3, kMostGrowthInDouble = 1e10;
+/// float64's errors may grow that much more than float32's: with the default
+/// bound to at most 2e-6 and 6e-5 of an element.
+constexpr double kMoreGrowthInDouble = 1e7;
 
 /// One call of a step operator.
 class StepCall {
@@ -207,10 +207,10 @@ private:
   /// Undoing the steps since the last kept state, this one included, would
   /// enlarge rounding errors too much.
   bool isTooInaccurate() const {
-    const double most = x_[0].scalar_type() == at::kDouble
-                            ? kMostGrowthInDouble
-                            : kMostGrowthInFloat;
-    return !(growth_ <= most);
+    const double most = record_->step->maxGrowth();
+    return !(growth_ <= (x_[0].scalar_type() == at::kDouble
+                             ? most * kMoreGrowthInDouble
+                             : most));
   }
 
   static int64_t numel(const Tensors& list) {

@@ -21,6 +21,8 @@ enum class Arithmetic { General, ScaledSum, Linear };
 /// "inv::coupling" and so on, for messages.
 const char* opName(StepKind kind);
 
+inline constexpr double kDefaultMaxGrowth = 1e3;
+
 /// The constants of a step's class.
 struct StepLayout {
   int64_t numStates = 0, numAux = 0, numSides = 0;
@@ -61,6 +63,9 @@ public:
   virtual bool growthIsConstant() const { return true; }
   virtual double growth(Tensors y, Tensors aux, Tensors captures,
                         const Extras& extras) const;
+
+  /// See abi::kMaxGrowth.
+  virtual double maxGrowth() const { return kDefaultMaxGrowth; }
 
   virtual Mode mode() const = 0;
   virtual bool preserveRng() const = 0;
