@@ -56,6 +56,7 @@ class Reader:
     def node(self, line):
         match = NODE.match(line)
         if not match:
+            self.lines.append([[], line.strip(), None, None])
             return
         kind, source = match["kind"], match["source"]
         outputs = names(match["outputs"])
@@ -79,6 +80,9 @@ class Reader:
 
     def text(self):
         for outputs, kind, inputs, source in self.lines:
+            if inputs is None:  # a line of a block: as it was printed
+                yield "  " + kind
+                continue
             code = f"{kind}({', '.join(inputs)})"
             if outputs:
                 code = f"{', '.join(outputs)} = {code}"
@@ -89,13 +93,13 @@ class Reader:
 
 def readable(graph):
     """A graph's lines, as `sections` gives them, in the form to read."""
-    header = " ".join(line.strip() for line in graph if not NODE.match(line)
-                      and not line.startswith("  return"))
+    body = next(i for i, line in enumerate(graph) if line.endswith("):")) + 1
+    header = " ".join(line.strip() for line in graph[:body])
     parameters = names(header)
     reader = Reader()
     # Of the module's attributes, the path is enough: blocks.0.f.norm.weight.
     reader.known[parameters[0]] = ""
-    for line in graph:
+    for line in graph[body:-1]:
         reader.node(line)
     returned = [reader.operand(v) for v in names(graph[-1])]
     return "\n".join([f"graph({', '.join(parameters[1:])}):",
