@@ -84,8 +84,23 @@ void Sweep::run() {
     }
     sweepOnce();
   }
+  dropDoubledRecomputations();
   orderDerivations();
   explainBreaks();
+}
+
+/// A recompute derivation may have run a node again at which another one was
+/// made later: together they would be a step that reads its own result.
+void Sweep::dropDoubledRecomputations() {
+  std::unordered_set<NodeId> undone;
+  for (const Derivation& d : derivations_)
+    if (d.candidate >= 0)
+      undone.insert(d.node);
+  std::erase_if(derivations_, [&](const Derivation& d) {
+    return d.candidate < 0 &&
+           std::any_of(d.conditioner.begin(), d.conditioner.end(),
+                       [&](NodeId n) { return undone.count(n) != 0; });
+  });
 }
 
 /// What pass 1 found held, pass 2 may have dropped and rebuilt, by a derivation
@@ -136,9 +151,11 @@ void Sweep::orderDerivations() {
 void Sweep::sweepOnce() {
   if (pass_ == 1)
     refusals_.clear();
+  std::vector<ValueId> outputs;
   for (ValueId v = 0; v < ValueId(avail_.size()); ++v)
     if (flow_.value(v).graphOutput && flow_.value(v).isActivation())
-      makeAvailable(v, Availability::Output);
+      makeAvailable(v, Availability::Output), outputs.push_back(v);
+  undoFreeProducers(outputs);
   for (NodeId n = NodeId(flow_.nodes().size()) - 1; n >= 0; --n)
     if (!done_[n] && !(pass_ == 2 && interior_[n]))
       process(n);
@@ -146,8 +163,13 @@ void Sweep::sweepOnce() {
 
 /// A node that stays as it is: what its derivative reads is kept.
 void Sweep::keepPlain(NodeId n) {
-  for (ValueId v : flow_.node(n).saved)
+  std::vector<ValueId> fresh;
+  for (ValueId v : flow_.node(n).saved) {
+    if (!available(v))
+      fresh.push_back(v);
     makeAvailable(v, Availability::Held);
+  }
+  undoFreeProducers(fresh);
 }
 
 /// Results that somebody reads later and that are not there yet: the end of a
@@ -270,8 +292,9 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   if (c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise) {
     const double growth = growthOf(n) * c.amplification;
     if (!c.growth && growth > context_.options.maxGrowth) {
-      refuse(n, Reason::Inaccurate,
-             fmt::format("{:.3g} > {:.3g}", growth, context_.options.maxGrowth));
+      refuse(
+          n, Reason::Inaccurate,
+          fmt::format("{:.3g} > {:.3g}", growth, context_.options.maxGrowth));
       return choice;
     }
   }
@@ -474,18 +497,22 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
   done_[n] = true;
   derivations_.push_back(d);
   // What depends on values, the step measures (abi::kGrowth).
-  const double growth =
-      growthOf(n) * (c && c->growth ? 1.0 : d.amplification);
+  const double growth = growthOf(n) * (c && c->growth ? 1.0 : d.amplification);
   for (ValueId x : d.solved) {
     if (available(x))
       continue;
     makeAvailable(x, Availability::Rebuilt);
     growth_[flow_.canonical(x)] = growth;
   }
-  // A free producer is undone at once, wherever it stands: its operand may be a
-  // source for derivations between here and there.
-  for (ValueId x : d.solved) {
-    const NodeId def = flow_.value(x).def;
+  undoFreeProducers(d.solved);
+}
+
+/// Free producers of values that have become available are undone at once,
+/// wherever they stand: their operands may be sources for derivations between
+/// here and there.
+void Sweep::undoFreeProducers(const std::vector<ValueId>& fresh) {
+  for (ValueId x : fresh) {
+    const NodeId def = flow_.value(flow_.canonical(x)).def;
     if (def < 0 || done_[def] || interior_[def] || !resultsAvailable(def))
       continue;
     for (const Candidate& free : candidatesOf(def, context_))
@@ -539,9 +566,14 @@ bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
               return true;
       }
     }
-    if (flow_.value(v).def >= 0 && !isUpdated(v))
-      for (ValueId operand : flow_.node(flow_.value(v).def).operands)
-        work.push_back(operand);
+    if (flow_.value(v).def < 0 || isUpdated(v))
+      continue;
+    const NodeInfo& maker = flow_.node(flow_.value(v).def);
+    // Of its second operand type_as reads the dtype only.
+    if (maker.node->kind() == aten::type_as)
+      work.push_back(maker.operands[0]);
+    else
+      work.insert(work.end(), maker.operands.begin(), maker.operands.end());
   }
   return false;
 }

@@ -71,7 +71,9 @@ private:
   /// By how much errors of the node's results may have grown, as far as the
   /// rules say so with a number.
   double growthOf(NodeId n) const;
+  void dropDoubledRecomputations();
   void orderDerivations();
+  void undoFreeProducers(const std::vector<ValueId>& fresh);
   bool available(ValueId v) const;
   void makeAvailable(ValueId v, Availability a);
 

@@ -222,8 +222,7 @@ void activationRule(NodeId id, const RuleContext& context,
   if (found->slope)
     c.growth = [slope = found->slope](InverseBuilder& b) {
       const Code code{b.graph()};
-      return code("reciprocal",
-                  {code("min", {slope(code, b.result(0))})});
+      return code("reciprocal", {code("min", {slope(code, b.result(0))})});
     };
   out.push_back(std::move(c));
 }

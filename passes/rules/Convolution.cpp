@@ -86,8 +86,8 @@ void convolutionRule(NodeId id, const RuleContext& context,
   // From the end, so that inputs without a batch are right as well.
   const int64_t channels = -(saved->dim() - 1);
   c.emit = [weight = n->input(1), bias, channels,
-            square = facts.in == facts.out](
-               InverseBuilder& b) -> std::vector<Value*> {
+            square = facts.in ==
+                     facts.out](InverseBuilder& b) -> std::vector<Value*> {
     Graph& g = b.graph();
     Value* y = g.insert(aten::movedim, {b.result(0), channels, -1});
     if (bias)

@@ -71,9 +71,8 @@ void linearRule(NodeId id, const RuleContext& context,
   const std::optional<at::Tensor> saved = savedValue(l->weight, context);
   if (!saved || saved->dim() != 2) {
     c.refused = saved ? Reason::WeightShape : Reason::WeightUnknown;
-    c.detail =
-        saved ? fmt::format("the weight has {} dimensions", saved->dim())
-              : nameOf(l->weight);
+    c.detail = saved ? fmt::format("the weight has {} dimensions", saved->dim())
+                     : nameOf(l->weight);
     out.push_back(std::move(c));
     return;
   }

@@ -6,10 +6,10 @@
 // parameters (the exp of a learnt logarithm). It must be shown not to be zero,
 // by interval arithmetic over the operators that make it (analysis/Range.h):
 // exp, sigmoid, softplus, bounds by tanh, atan or clamp, sums and products of
-// such. How much an error grows, max 1/|s| (max |s| for a quotient), is measured
-// by the step in forward, since exp and sigmoid come as close to zero as they
-// like.
-// Refused: a scale of which nothing is known, or that reaches zero (relu).
+// such. How much an error grows, max 1/|s| (max |s| for a quotient), is
+// measured by the step in forward, since exp and sigmoid come as close to zero
+// as they like. Refused: a scale of which nothing is known, or that reaches
+// zero (relu).
 #include "passes/analysis/Range.h"
 #include "passes/rules/Match.h"
 
@@ -46,8 +46,9 @@ Candidate undo(const Dataflow& flow, Node* n, Value* x, Value* s) {
     c.growth = [s, multiplies](InverseBuilder& b) -> Value* {
       Graph& g = b.graph();
       Value* size = g.insert(aten::abs, {b.operand(s)});
-      return multiplies ? g.insert(aten::reciprocal, {g.insert(aten::min, {size})})
-                        : g.insert(aten::max, {size});
+      return multiplies
+                 ? g.insert(aten::reciprocal, {g.insert(aten::min, {size})})
+                 : g.insert(aten::max, {size});
     };
   return c;
 }

@@ -6,8 +6,9 @@
 //
 // Exact for neg and powers of two. Amplification 1/|c| for a product. A number
 // that is no constant is refused: that it is not zero is not shown
-// ("scale-maybe-zero"); tensors are family "product". Adding a parameter is exact up to rounding;
-// that x is not the broadcast side is checked by the step at run time.
+// ("scale-maybe-zero"); tensors are family "product". Adding a parameter is
+// exact up to rounding; that x is not the broadcast side is checked by the step
+// at run time.
 #include "passes/rules/Match.h"
 
 #include <cmath>
@@ -92,8 +93,8 @@ void scaleRule(NodeId id, const RuleContext& context,
     return;
   if (product) {
     // Two tensors: family "product".
-    const bool tensors = other >= 0 && isTensor(flow.value(other)) &&
-                         !constantScalar(o.other);
+    const bool tensors =
+        other >= 0 && isTensor(flow.value(other)) && !constantScalar(o.other);
     if (x != other && !tensors)
       out.push_back(scaleBy(flow, o.x, o.other, n->kind() == aten::mul));
     return;

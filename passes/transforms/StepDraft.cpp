@@ -1,6 +1,7 @@
 #include "passes/transforms/StepDraft.h"
 
 #include "passes/rules/Match.h"
+#include "passes/support/Symbols.h"
 
 #include <algorithm>
 #include <numeric>
@@ -25,7 +26,8 @@ const char* nameOf(StepForm form) {
 
 bool isCopied(const Dataflow& flow, NodeId n) {
   const NodeInfo& info = flow.node(n);
-  if (info.glue || info.view)
+  // as_piece is a copy, but two steps that read it are not one for that.
+  if (info.glue || info.view || info.node->kind() == sym::asPiece())
     return true;
   if (info.effect == EffectKind::Assert && info.results.empty())
     return false;
@@ -152,9 +154,9 @@ void Drafter::uniteWithReader() {
     const auto& solved = next.solved;
     if (next.needsSizes)
       continue; // the size of what would be inside is not there to be asked
-    if (combines && (next.terminals != d.terminals ||
-                     (next.cls != RuleClass::Sum &&
-                      next.cls != RuleClass::Product)))
+    if (combines &&
+        (next.terminals != d.terminals ||
+         (next.cls != RuleClass::Sum && next.cls != RuleClass::Product)))
       continue;
     if (std::find(solved.begin(), solved.end(),
                   flow_.node(d.node).results[0]) != solved.end())
@@ -366,6 +368,14 @@ bool Drafter::fill(StepDraft& step) {
   step.owned.insert(step.owned.end(), step.stream.begin(), step.stream.end());
   std::sort(step.owned.begin(), step.owned.end());
   fillInputs(step);
+  // A step cannot read what it makes.
+  for (NodeId n : step.stream)
+    for (ValueId v : flow_.node(n).results)
+      if (std::find(step.zs.begin(), step.zs.end(), v) != step.zs.end()) {
+        refusals_.push_back(
+            {n, Reason::Untraceable, nameOf(flow_.value(v).value)});
+        return false;
+      }
   // A number that the function reads must come from outside.
   for (ValueId v : step.aux)
     if (!isTensor(flow_.value(v))) {

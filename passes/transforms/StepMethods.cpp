@@ -406,8 +406,7 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
   w.run();
   const Constants constants = constantsOf(draft, w, rules_);
   std::string content;
-  for (const auto& graph :
-       {w.conditioner, w.function, w.inverse, w.growth})
+  for (const auto& graph : {w.conditioner, w.function, w.inverse, w.growth})
     if (graph) {
       EliminateDeadCode(graph);
       content += contentOf(*graph) + "\n";

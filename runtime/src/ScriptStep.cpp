@@ -184,18 +184,17 @@ public:
                 const Extras& extras) const override {
     double own = 1;
     if (class_->growth)
-      own = run(class_->growth, abi::kGrowth, {&y, &aux, &captures}, extras,
-                1)[0]
-                .item<double>();
+      own =
+          run(class_->growth, abi::kGrowth, {&y, &aux, &captures}, extras, 1)[0]
+              .item<double>();
     if (!(own > 0))
       return std::numeric_limits<double>::infinity();
     return std::max(1.0, own) * std::max(1.0, layout().constantGrowth);
   }
 
   double maxGrowth() const override {
-    return class_->maxGrowth
-               ? object_->getSlot(*class_->maxGrowth).toDouble()
-               : kDefaultMaxGrowth;
+    return class_->maxGrowth ? object_->getSlot(*class_->maxGrowth).toDouble()
+                             : kDefaultMaxGrowth;
   }
 
   Mode mode() const override {

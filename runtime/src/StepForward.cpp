@@ -149,8 +149,8 @@ private:
     const Tensors captures = detachAll(captures_);
     Tensors aux;
     runConditioner(detachAll(z_), captures, aux, sides_);
-    const bool asksGrowth = mode_ == Mode::Invert &&
-                            record_->kind != StepKind::Checkpoint;
+    const bool asksGrowth =
+        mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint;
     Tensors growthAux;
     if (asksGrowth && !record_->step->growthIsConstant())
       growthAux = aux;

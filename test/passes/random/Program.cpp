@@ -19,11 +19,11 @@ public:
     const int count = 1 + below(8);
     for (int i = 0; i < count; ++i)
       program_.blocks.push_back(block());
-    program_.epilogue = pick({"return torch.cat([a, b], 1).sin()",
-                              "return torch.cat([b, a], 1)",
-                              "return a.sin() * 2.0, b.cos()",
-                              "return (torch.cat([a, b], 1) @ "
-                              "torch.cat([self.w0, self.w0], 0)).tanh()"});
+    program_.epilogue =
+        pick({"return torch.cat([a, b], 1).sin()",
+              "return torch.cat([b, a], 1)", "return a.sin() * 2.0, b.cos()",
+              "return (torch.cat([a, b], 1) @ "
+              "torch.cat([self.w0, self.w0], 0)).tanh()"});
     return program_;
   }
 
@@ -102,8 +102,8 @@ private:
     case 9:
       return below(3) == 0 ? nearMiss(x, z) : additive(x, z);
     case 10:
-      return {"shift",
-              fmt::format("{0} = {0} + {1}[0]\n", x, weight()), 0, 0, false};
+      return {"shift", fmt::format("{0} = {0} + {1}[0]\n", x, weight()), 0, 0,
+              false};
     default:
       return {"linear",
               fmt::format("{0} = torch.linear({0}, {1})\n", x, weight()), 0, 1,
@@ -122,9 +122,10 @@ private:
         "f = {1}\n{0} = {0} + f\n",
         "f = {1}\nf = f + 1.0\n{0} = f + {0}\n",
         "{0} = {0} + ({1}).contiguous()\n",
-        "f = {1}\nf += {0}\n{0} = f\n"};
-    return {"additive", fmt::format(fmt::runtime(pick(spellings)), x, network(z)),
-            1, 0, false};
+        "f = {1} + 0.5\nf += {0}\n{0} = f\n"};
+    return {"additive",
+            fmt::format(fmt::runtime(pick(spellings)), x, network(z)), 1, 0,
+            false};
   }
 
   PlantedBlock scaled(const std::string& x, const std::string& z) {
@@ -144,10 +145,11 @@ private:
               // Two networks without a common node: two steps.
               2, 0, false};
     case 1:
-      return {"affine",
-              fmt::format("h = {2}\n{0} = ({0} + h) * torch.exp(torch.sin(h))\n",
-                          x, z, network(z)),
-              1, 0, false};
+      return {
+          "affine",
+          fmt::format("h = {2}\n{0} = ({0} + h) * torch.exp(torch.sin(h))\n", x,
+                      z, network(z)),
+          1, 0, false};
     case 2:
       return {"affine", fmt::format("{0} = {0} / {1}\n", x, scale(z)), 1, 0,
               false};
@@ -161,8 +163,9 @@ private:
     const int64_t w = program_.width;
     switch (below(4)) {
     case 0:
-      return {"chunk", "x = torch.cat([a, b], 1)\na, b = torch.chunk(x, 2, 1)\n",
-              0, 0, false};
+      return {"chunk",
+              "x = torch.cat([a, b], 1)\na, b = torch.chunk(x, 2, 1)\n", 0, 0,
+              false};
     case 1:
       return {"split",
               fmt::format("x = torch.cat([a, b], -1)\n"
@@ -184,26 +187,26 @@ private:
   }
 
   PlantedBlock layout(const std::string& x) {
-    return {"layout",
-            fmt::format(fmt::runtime(pick({"{0} = {0}.flip([1])\n",
-                                           "{0} = torch.roll({0}, [1], [1])\n",
-                                           "{0} = -{0}\n",
-                                           "{0} = {0}.clone()\n",
-                                           "{0} = {0}.unsqueeze(0).squeeze(0)\n"})),
-                        x),
-            0, 0, false};
+    return {
+        "layout",
+        fmt::format(fmt::runtime(pick({"{0} = {0}.flip([1])\n",
+                                       "{0} = torch.roll({0}, [1], [1])\n",
+                                       "{0} = -{0}\n", "{0} = {0}.clone()\n",
+                                       "{0} = {0}.unsqueeze(0).squeeze(0)\n"})),
+                    x),
+        0, 0, false};
   }
 
   PlantedBlock nearMiss(const std::string& x, const std::string& z) {
     static const std::initializer_list<const char*> spellings = {
-        "{0} = {0} + {2}\n",                          // residual
-        "{0} = torch.relu({0})\n",                    // not invertible
-        "{0} = {0} * torch.tanh({1})\n",              // scale may be zero
-        "{0} = 0.0 * {0} + {1}\n",                    // scale is zero
+        "{0} = {0} + {2}\n",                           // residual
+        "{0} = torch.relu({0})\n",                     // not invertible
+        "{0} = {0} * torch.tanh({1})\n",               // scale may be zero
+        "{0} = 0.0 * {0} + {1}\n",                     // scale is zero
         "{0} = torch.dropout({0}, 0.5, True) + {1}\n", // random on the state
         "a, b = a + torch.tanh(b @ {3}), b + torch.tanh(a @ {3})\n", // parallel
-        "{0} = {0} + {1} * {0}.mean()\n",             // reads the state
-        "{0} = {0} * {0}\n"};                         // used twice
+        "{0} = {0} + {1} * {0}.mean()\n", // reads the state
+        "{0} = {0} * {0}\n"};             // used twice
     return {"near miss",
             fmt::format(fmt::runtime(pick(spellings)), x, network(z),
                         network(x), weight()),
@@ -256,9 +259,10 @@ torch::jit::Module Program::module() const {
   for (int i = 0; i < std::max(weights, 1); ++i) {
     const at::Tensor square =
         at::randn({width, width}, generator, at::TensorOptions(at::kDouble));
-    m.register_parameter("w" + std::to_string(i),
-                         std::get<0>(at::linalg_qr(square)).clone().set_requires_grad(true),
-                         false);
+    m.register_parameter(
+        "w" + std::to_string(i),
+        std::get<0>(at::linalg_qr(square)).clone().set_requires_grad(true),
+        false);
   }
   m.define(source());
   return m;

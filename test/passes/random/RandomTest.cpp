@@ -31,8 +31,9 @@ int64_t setting(const char* name, int64_t otherwise) {
 int64_t numberOfPrograms() {
   const char* level = std::getenv("INVOPT_TEST_LEVEL");
   const std::string tier = level ? level : "";
-  return setting("INVOPT_TEST_GRAPHS",
-                 tier == "full" ? 10000 : tier == "default" ? 2000 : 300);
+  return setting("INVOPT_TEST_GRAPHS", tier == "full"      ? 10000
+                                       : tier == "default" ? 2000
+                                                           : 300);
 }
 
 struct Trained {
@@ -114,7 +115,8 @@ std::string faultOf(const Program& program) {
       pipeline.passes.push_back(findPass(name));
     pipeline.onlyWithSteps = pipeline.verifyEach = true;
     runPipeline(model, options, pipeline, remarks);
-    const Trained a = train(original.methods[0], original.module, program.width);
+    const Trained a =
+        train(original.methods[0], original.module, program.width);
     const Trained b = train(model.methods[0], model.module, program.width);
     for (size_t i = 0; i < a.outputs.size(); ++i)
       if (!at::equal(a.outputs[i], b.outputs[i]) &&
@@ -193,9 +195,10 @@ TEST(RandomPrograms, APlantedBlockThatIsNoneIsNoticedAndReduced) {
   program.width = 3;
   program.weights = 2;
   program.epilogue = "return a.sin(), b.cos()";
-  program.blocks = {{"additive", "a = a + torch.tanh(b @ self.w0)\n", 1, 0, false},
-                    {"lie", "a = torch.relu(a)\n", 1, 0, false},
-                    {"additive", "b = b + torch.tanh(a @ self.w1)\n", 1, 0, false}};
+  program.blocks = {
+      {"additive", "a = a + torch.tanh(b @ self.w0)\n", 1, 0, false},
+      {"lie", "a = torch.relu(a)\n", 1, 0, false},
+      {"additive", "b = b + torch.tanh(a @ self.w1)\n", 1, 0, false}};
   EXPECT_EQ(faultOf(program), "a planted relu is not in a step");
   const Program small = reduced(program);
   ASSERT_EQ(small.blocks.size(), 1u);
