@@ -291,10 +291,11 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
     }
   if (c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise) {
     const double growth = growthOf(n) * c.amplification;
-    if (!c.growth && growth > context_.options.maxGrowth) {
-      refuse(
-          n, Reason::Inaccurate,
-          fmt::format("{:.3g} > {:.3g}", growth, context_.options.maxGrowth));
+    const double most =
+        std::max(context_.options.maxGrowth, context_.options.maxCondition);
+    if (!c.growth && growth > most) {
+      refuse(n, Reason::Inaccurate,
+             fmt::format("{:.3g} > {:.3g}", growth, most));
       return choice;
     }
   }

@@ -20,9 +20,11 @@ struct Options {
   bool forceSteps = false;
   /// Largest condition number of a weight that is undone by a solve.
   double maxCondition = 1e3;
-  /// Along a chain of linear layers and activations, how much rounding errors
-  /// may grow; where it would be more, the chain starts anew from a kept value.
-  double maxGrowth = 1e3;
+  /// Along a chain, how much undoing may enlarge rounding errors (in float32;
+  /// in float64 1e7 times as much); where it would be more, the chain starts
+  /// anew from a kept value. Where weights are solved for, maxCondition counts
+  /// if it is larger.
+  double maxGrowth = 100;
   /// Undo activations that saturate as well (sigmoid, tanh, exp, ...), as far
   /// as the values of each call allow.
   bool saturating = false;

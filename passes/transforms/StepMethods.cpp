@@ -95,6 +95,14 @@ Growth growthOf(const StepDraft& draft, const RuleContext& rules) {
   return growth;
 }
 
+double mostGrowth(const StepDraft& draft, const Options& options) {
+  const bool solves = std::any_of(
+      draft.derivations.begin(), draft.derivations.end(),
+      [](const Derivation& d) { return d.cls == RuleClass::Solve; });
+  return solves ? std::max(options.maxGrowth, options.maxCondition)
+                : options.maxGrowth;
+}
+
 /// Everything that one step is written from, and the code of its inverse.
 class Writing final : public AttributeSource, public InverseBuilder {
 public:
@@ -420,7 +428,7 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
           .node;
   const Attributes attributes{
       context_.options.mode, true, originOf(place),
-      std::max(context_.options.maxGrowth, context_.options.maxCondition)};
+      mostGrowth(draft, context_.options)};
   auto known = classes_.find(content);
   const bool fresh = known == classes_.end();
   if (fresh) {

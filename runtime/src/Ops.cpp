@@ -7,6 +7,8 @@
 
 #include <torch/library.h>
 
+#include <algorithm>
+
 namespace inv {
 namespace {
 
@@ -17,19 +19,36 @@ template <> Tensors take(Stack& stack) {
   return torch::jit::pop(stack).toTensorVector();
 }
 
+/// Numbers, flags, strings, devices, None, and lists of them.
+bool isExtra(const c10::IValue& value) {
+  if (value.isList()) {
+    const auto list = value.toListRef();
+    return std::all_of(list.begin(), list.end(), isExtra);
+  }
+  return value.isNone() || value.isInt() || value.isDouble() ||
+         value.isBool() || value.isString() || value.isDevice();
+}
+
 /// The tuple `extras`, element by element.
-Extras takeExtras(Stack& stack) {
+Extras takeExtras(StepKind kind, Stack& stack) {
   c10::IValue value = torch::jit::pop(stack);
   if (value.isNone())
     return {};
-  TORCH_CHECK(value.isTuple(),
-              "inv: the extras of a step are a tuple or None, got ",
+  TORCH_CHECK(value.isTuple(), opName(kind),
+              ": the extras of a step are a tuple or None, got ",
               value.tagKind());
-  return value.toTupleRef().elements().vec();
+  Extras extras = value.toTupleRef().elements().vec();
+  for (size_t i = 0; i < extras.size(); i++)
+    TORCH_CHECK(isExtra(extras[i]), opName(kind), ": extra ", i,
+                " of a step is a ", extras[i].tagKind(),
+                "; extras are numbers, flags, strings, devices, None, and "
+                "lists of them. A tensor must be a state or a capture, or no "
+                "gradient would reach it.");
+  return extras;
 }
 
 void coupling(const c10::OperatorHandle&, Stack* stack) {
-  Extras extras = takeExtras(*stack);
+  Extras extras = takeExtras(StepKind::Coupling, *stack);
   const auto captures = take<Tensors>(*stack);
   const auto z = take<Tensors>(*stack);
   const auto x = take<Tensors>(*stack);
@@ -39,7 +58,7 @@ void coupling(const c10::OperatorHandle&, Stack* stack) {
 }
 
 void bijection(const c10::OperatorHandle&, Stack* stack) {
-  Extras extras = takeExtras(*stack);
+  Extras extras = takeExtras(StepKind::Bijection, *stack);
   const auto captures = take<Tensors>(*stack);
   const auto x = take<Tensors>(*stack);
   auto step = scriptStep(StepKind::Bijection, torch::jit::pop(*stack));
@@ -48,7 +67,7 @@ void bijection(const c10::OperatorHandle&, Stack* stack) {
 }
 
 void checkpoint(const c10::OperatorHandle&, Stack* stack) {
-  Extras extras = takeExtras(*stack);
+  Extras extras = takeExtras(StepKind::Checkpoint, *stack);
   const auto captures = take<Tensors>(*stack);
   const auto z = take<Tensors>(*stack);
   auto step = scriptStep(StepKind::Checkpoint, torch::jit::pop(*stack));

@@ -1,10 +1,16 @@
 #include "Replay.h"
 
+#include "Slot.h"
+
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/DefaultDtype.h>
+#include <c10/core/ScalarTypeToTypeMeta.h>
+#include <c10/util/hash.h>
 
 #include <algorithm>
+#include <array>
 
 namespace inv {
 
@@ -78,6 +84,23 @@ std::vector<c10::Device> RngState::devices() const {
   return result;
 }
 
+size_t RngState::fingerprint() const {
+  const auto& e = cpu_->engine;
+  size_t hash =
+      c10::get_hash(e.seed_, e.left_, e.next_, cpu_->nextFloat.value_or(0),
+                    cpu_->nextDouble.value_or(0));
+  for (uint32_t word : e.state_)
+    hash = c10::hash_combine(hash, word);
+  for (const Accelerator& a : accelerators_)
+    hash = c10::hash_combine(hash, c10::get_hash(a.seed, a.offset));
+  return hash;
+}
+
+std::recursive_mutex& drawMutex() {
+  static auto* mutex = new std::recursive_mutex;
+  return *mutex;
+}
+
 // ------------------------------------------------------------------ autocast
 
 AutocastState AutocastState::now(const std::vector<c10::Device>& devices) {
@@ -108,37 +131,98 @@ bool AutocastState::anyEnabled() const {
                      [](const One& o) { return o.enabled; });
 }
 
-// -------------------------------------------------------------------- replay
+// ------------------------------------------------------------------ settings
 
-ReplayGuard::ReplayGuard(const Replay& replay) : replay_(replay) {
+Settings Settings::now() {
+  const auto& context = at::globalContext();
+  return {c10::get_default_dtype_as_scalartype(),
+          context.deterministicAlgorithms(),
+          context.deterministicAlgorithmsWarnOnly(),
+          static_cast<int>(context.float32MatmulPrecision())};
+}
+
+void Settings::set() const {
+  constexpr std::array<const char*, 3> kPrecisions = {"highest", "high",
+                                                      "medium"};
+  auto& context = at::globalContext();
+  c10::set_default_dtype(c10::scalarTypeToTypeMeta(defaultDtype));
+  context.setDeterministicAlgorithms(deterministic, warnOnly);
+  if (matmulPrecision != now().matmulPrecision)
+    context.setFloat32MatmulPrecision(
+        kPrecisions.at(static_cast<size_t>(matmulPrecision)));
+}
+
+// -------------------------------------------------------------------- guards
+
+EvaluationGuard::EvaluationGuard(bool keepHooks)
+    : cacheBefore_(at::autocast::is_autocast_cache_enabled()) {
+  at::autocast::set_autocast_cache_enabled(false);
+  const auto& hooks = at::SavedTensorDefaultHooks::get_tls_state();
+  if (keepHooks || hooks.stack.empty())
+    return;
+  hooksBefore_ = hooks;
+  at::SavedTensorDefaultHooks::set_tls_state({});
+}
+
+EvaluationGuard::~EvaluationGuard() {
+  at::autocast::set_autocast_cache_enabled(cacheBefore_);
+  if (hooksBefore_)
+    at::SavedTensorDefaultHooks::set_tls_state(*hooksBefore_);
+}
+
+ReplayGuard::ReplayGuard(const Record& record, bool keepHooks)
+    : record_(record), evaluation_(keepHooks) {
+  const Replay& replay = record.replay;
   std::vector<c10::Device> types;
   for (const auto& o : replay.autocast.all)
     if (o.type != c10::DeviceType::CPU)
       types.emplace_back(o.type);
   autocastBefore_ = AutocastState::now(types);
-  if (replay.atConditioner)
-    rngBefore_ = RngState::now(replay.atConditioner->devices());
+  if (const Settings present = Settings::now(); present != replay.settings)
+    settingsBefore_ = present;
+  const auto& draw = replay.conditioner ? replay.conditioner : replay.function;
+  if (draw) {
+    drawing_ = std::unique_lock(drawMutex());
+    rngBefore_ = RngState::now(draw->before.devices());
+  }
   AutocastState state = replay.autocast;
-  // Casts of our detached captures must not outlive the replay in the cache.
   state.cache = false;
   state.set();
+  if (settingsBefore_)
+    replay.settings.set();
 }
 
 ReplayGuard::~ReplayGuard() {
   autocastBefore_.set();
+  if (settingsBefore_)
+    settingsBefore_->set();
   if (rngBefore_)
     rngBefore_->restore();
 }
 
-void ReplayGuard::beforeConditioner() const {
-  if (replay_.atConditioner)
-    replay_.atConditioner->restore();
+void ReplayGuard::begin(const std::optional<Draw>& draw) {
+  if (draw)
+    draw->before.restore();
 }
 
-void ReplayGuard::beforeFunction() const {
-  if (replay_.atFunction)
-    replay_.atFunction->restore();
+void ReplayGuard::end(const std::optional<Draw>& draw) const {
+  if (!draw)
+    return;
+  const RngState now = RngState::now(draw->before.devices());
+  TORCH_CHECK(now.fingerprint() == draw->after,
+              describe(record_.kind, *record_.step),
+              ": its random numbers cannot be drawn again: another thread drew "
+              "from the same generator while this step ran, in forward or now "
+              "in backward. Let that thread use a generator of its own, or "
+              "set the step's mode to 'store'.");
 }
+
+void ReplayGuard::beforeConditioner() const {
+  begin(record_.replay.conditioner);
+}
+void ReplayGuard::afterConditioner() const { end(record_.replay.conditioner); }
+void ReplayGuard::beforeFunction() const { begin(record_.replay.function); }
+void ReplayGuard::afterFunction() const { end(record_.replay.function); }
 
 std::vector<c10::Device>
 acceleratorsOf(std::initializer_list<const std::vector<at::Tensor>*> lists) {

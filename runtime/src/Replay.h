@@ -1,14 +1,18 @@
-// Random numbers and autocast: what else an evaluation depends on.
+// What else an evaluation depends on: random numbers, autocast, settings.
 #pragma once
 
+#include <ATen/SavedTensorHooks.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
 namespace inv {
+
+struct Record;
 
 /// States of the default generators that a step may draw from: the CPU's, and
 /// those of the accelerators that its tensors live on (as seed and offset;
@@ -21,6 +25,8 @@ public:
   void restore() const;
   bool operator==(const RngState& other) const;
   std::vector<c10::Device> devices() const;
+  /// Equal for equal states, and hardly ever for others.
+  size_t fingerprint() const;
 
 private:
   struct Cpu;
@@ -48,31 +54,78 @@ struct AutocastState {
   bool anyEnabled() const;
 };
 
+/// Settings of the process that change what an operator computes.
+struct Settings {
+  at::ScalarType defaultDtype;
+  bool deterministic, warnOnly;
+  int matmulPrecision;
+
+  static Settings now();
+  void set() const;
+  bool operator==(const Settings&) const = default;
+};
+
+/// The numbers that one method of a step drew: the generators' states before,
+/// and a fingerprint of those after.
+struct Draw {
+  RngState before;
+  size_t after;
+};
+
 /// What a forward evaluation saw, to be set up again around its replay.
 struct Replay {
   AutocastState autocast;
-  /// Before the conditioner, and before the function; only if the evaluation
-  /// drew numbers, and its step preserves them.
-  std::optional<RngState> atConditioner, atFunction;
+  Settings settings;
+  /// Only of a method that drew numbers, of a step that preserves them.
+  std::optional<Draw> conditioner, function;
+};
+
+/// Held while a step draws from the default generators, in forward and in
+/// replays: two steps that take turns would get each other's numbers.
+/// Recursive, since a step's methods may contain steps.
+std::recursive_mutex& drawMutex();
+
+/// While alive, what autograd saves on this thread passes no hooks of the
+/// user's: it lives as long as one evaluation. And autocast keeps no copies of
+/// the detached weights.
+class EvaluationGuard {
+public:
+  explicit EvaluationGuard(bool keepHooks = false);
+  ~EvaluationGuard();
+  EvaluationGuard(const EvaluationGuard&) = delete;
+  EvaluationGuard& operator=(const EvaluationGuard&) = delete;
+
+private:
+  bool cacheBefore_;
+  std::optional<at::impl::SavedTensorDefaultHooksTLS> hooksBefore_;
 };
 
 /// Sets the replay's surroundings up on this thread, and puts back what was
 /// there.
 class ReplayGuard {
 public:
-  explicit ReplayGuard(const Replay& replay);
+  explicit ReplayGuard(const Record& record, bool keepHooks = false);
   ~ReplayGuard();
   ReplayGuard(const ReplayGuard&) = delete;
   ReplayGuard& operator=(const ReplayGuard&) = delete;
 
-  /// To be called before each run of the conditioner, and before each run of
-  /// the function or its inverse.
+  /// To be called around each run of the conditioner, and around each run of
+  /// the function. Throws where the numbers cannot have been the same, since
+  /// code outside of steps drew some at the same time on another thread.
   void beforeConditioner() const;
+  void afterConditioner() const;
   void beforeFunction() const;
+  void afterFunction() const;
 
 private:
-  const Replay& replay_;
+  static void begin(const std::optional<Draw>& draw);
+  void end(const std::optional<Draw>& draw) const;
+
+  const Record& record_;
+  EvaluationGuard evaluation_;
   AutocastState autocastBefore_;
+  std::optional<Settings> settingsBefore_;
+  std::unique_lock<std::recursive_mutex> drawing_;
   std::optional<RngState> rngBefore_;
 };
 

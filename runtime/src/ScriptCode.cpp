@@ -30,7 +30,7 @@ public:
     auto found = codes_.find(graph.get());
     if (found != codes_.end() && found->second.source.lock() == graph)
       return found->second.code;
-    dropExpired();
+    std::erase_if(codes_, [](auto& e) { return e.second.source.expired(); });
     // A copy, so that the cache does not keep the graph alive.
     Entry entry{graph, jit::Code(graph->copy(), function.name())};
     return codes_.insert_or_assign(graph.get(), std::move(entry))
@@ -38,16 +38,8 @@ public:
   }
 
 private:
-  void dropExpired() {
-    if (codes_.size() < limit_)
-      return;
-    std::erase_if(codes_, [](auto& e) { return e.second.source.expired(); });
-    limit_ = 2 * codes_.size() + 64;
-  }
-
   std::mutex mutex_;
   std::unordered_map<const jit::Graph*, Entry> codes_;
-  size_t limit_ = 64;
 };
 
 } // namespace

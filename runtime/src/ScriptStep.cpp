@@ -1,6 +1,7 @@
 // StepFunctions on a TorchScript object, as inv-opt writes it into archives.
 #include "ScriptCode.h"
 #include "Stats.h"
+#include "StepAnalysis.h"
 #include "StepFunctions.h"
 
 #include "inv/Abi.h"
@@ -9,6 +10,7 @@
 #include <ATen/core/function.h>
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <mutex>
 #include <optional>
@@ -27,6 +29,8 @@ struct StepClass {
   Function *conditioner = nullptr, *function = nullptr, *inverse = nullptr,
            *growth = nullptr;
   std::optional<size_t> mode, preserveRng, origin, maxGrowth; // attribute slots
+  MethodFacts conditionerFacts, functionFacts;
+  mutable std::atomic<bool> mayDraw{false};
 };
 
 class ClassReader {
@@ -124,6 +128,12 @@ readClass(const std::shared_ptr<c10::ClassType>& type) {
   result->preserveRng = type->findAttributeSlot(abi::kPreserveRng);
   result->origin = type->findAttributeSlot(abi::kOrigin);
   result->maxGrowth = type->findAttributeSlot(abi::kMaxGrowth);
+  if (result->conditioner)
+    result->conditionerFacts = analyzeMethod(*result->conditioner);
+  if (result->function)
+    result->functionFacts = analyzeMethod(*result->function);
+  result->mayDraw =
+      result->conditionerFacts.mayDraw || result->functionFacts.mayDraw;
   return result;
 }
 
@@ -197,6 +207,62 @@ public:
                              : kDefaultMaxGrowth;
   }
 
+  bool readsScratch(const CallShape& call, size_t i,
+                    const Extras& extras) const override {
+    const auto readBy = [&](const MethodFacts& facts, size_t firstCapture) {
+      if (firstCapture + i >= facts.arguments.size())
+        return false; // the call will fail
+      const ArgumentFacts& argument = facts.arguments[firstCapture + i];
+      const auto isFalse = [&](size_t flag) {
+        const size_t firstExtra = firstCapture + call.captures;
+        return flag < firstExtra || flag - firstExtra >= extras.size() ||
+               !extras[flag - firstExtra].isBool() ||
+               !extras[flag - firstExtra].toBool();
+      };
+      return argument.read || std::any_of(argument.readUnless.begin(),
+                                          argument.readUnless.end(), isFalse);
+    };
+    if (call.kind == StepKind::Bijection)
+      return readBy(class_->functionFacts, call.x);
+    return call.kind == StepKind::Coupling && takes(layout(), i)
+               ? true // by the function too: not looked into
+               : readBy(class_->conditionerFacts, call.z);
+  }
+
+  bool choosesByZ(const CallShape& call) const override {
+    return chooses(class_->conditionerFacts, call.z);
+  }
+  bool choosesByX(const CallShape& call) const override {
+    return layout().arithmetic == Arithmetic::General &&
+           chooses(class_->functionFacts, call.x);
+  }
+  bool kinksAtZ(size_t i) const override {
+    const auto& arguments = class_->conditionerFacts.arguments;
+    return i < arguments.size() && arguments[i].kinks;
+  }
+
+  std::string whatIsWrong(const CallShape& call) const override {
+    const bool bijection = call.kind == StepKind::Bijection;
+    const MethodFacts& facts =
+        bijection ? class_->functionFacts : class_->conditionerFacts;
+    const size_t states = bijection ? call.x : call.z;
+    const size_t tensors = states + call.captures;
+    for (size_t i = 0; i < std::min(tensors, facts.arguments.size()); i++) {
+      if (!facts.arguments[i].written)
+        continue;
+      if (i < states)
+        return "its code writes the state that it reads";
+      if (!layout().isScratch(i - states))
+        return "its code writes capture " + std::to_string(i - states) +
+               ", which the class does not name in scratch_captures; a replay "
+               "would write it again";
+    }
+    return {};
+  }
+
+  bool mayDraw() const override { return class_->mayDraw; }
+  void noteDrew() const override { class_->mayDraw = true; }
+
   Mode mode() const override {
     if (!class_->mode)
       return Mode::Invert;
@@ -219,6 +285,21 @@ public:
   }
 
 private:
+  static bool chooses(const MethodFacts& facts, size_t states) {
+    for (size_t i = 0; i < std::min(states, facts.arguments.size()); i++)
+      if (facts.arguments[i].chooses)
+        return true;
+    return false;
+  }
+
+  /// Does the function take capture number `i`?
+  static bool takes(const StepLayout& layout, size_t i) {
+    const auto& list = layout.functionCaptures;
+    return layout.functionCapturesAll ||
+           std::find(list.begin(), list.end(), static_cast<int64_t>(i)) !=
+               list.end();
+  }
+
   /// Calls a method; `expected` results, or any number if negative.
   Tensors run(Function* method, const char* name,
               std::initializer_list<Tensors*> tensors, const Extras& extras,

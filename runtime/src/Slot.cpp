@@ -1,5 +1,6 @@
 #include "Slot.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/variable.h>
@@ -36,12 +37,17 @@ void Slot::hold(const at::Tensor& t) {
     set(t);
 }
 
-void Slot::handOver(const RecordPtr& by, size_t index) {
+void Slot::handOver(const RecordPtr& by, size_t index,
+                    const at::Tensor& state) {
+  Zeros zeros;
+  if (zerosMatter_)
+    zeros = Zeros(state);
   std::lock_guard lock(mutex_);
   if (rebuild_)
     return;
   rebuild_ = by;
   index_ = index;
+  zeros_ = std::move(zeros);
   value_.reset();
 }
 
@@ -85,28 +91,35 @@ void Slot::drop() {
   value_.reset();
 }
 
-at::Tensor Slot::inMyStrides(at::Tensor t) const {
-  if (t.strides() == strides_)
-    return t;
-  at::Tensor mine = at::empty_strided(sizes_, strides_, t.options());
-  if (!mine.is_non_overlapping_and_dense())
-    return t;
-  return mine.copy_(t);
+at::Tensor Slot::asItWas(at::Tensor t) const {
+  if (t.strides() != strides_ && t.numel() != 0) {
+    const auto dense = at::infer_dense_strides(sizes_, strides_);
+    if (t.strides() != dense)
+      t = at::empty_strided(sizes_, dense, t.options()).copy_(t);
+  }
+  return zeros_.reimpose(std::move(t));
 }
 
 // -------------------------------------------------------------------- records
 
 Record::~Record() {
-  for (auto* slots : {&y, &sides, &z})
+  for (auto* slots : {&y, &sides, &z, &passed})
     for (SlotPtr& s : *slots)
       release(std::move(s));
 }
 
-void Record::saveCaptures(const Tensors& captures) {
+void Record::saveScratch(const Tensors& captures,
+                         const std::function<bool(size_t)>& reads) {
   scratch_.resize(captures.size());
+  at::NoGradGuard noGrad;
+  for (size_t i = 0; i < captures.size(); i++)
+    if (step->layout().isScratch(i))
+      scratch_[i] = reads(i) ? captures[i].clone() : captures[i].detach();
+}
+
+void Record::saveCaptures(const Tensors& captures) {
   for (size_t i = 0; i < captures.size(); i++) {
-    if (step->layout().isScratch(i)) {
-      scratch_[i] = captures[i].detach();
+    if (scratch_[i].defined()) {
       saved_.emplace_back();
     } else {
       saved_.emplace_back(captures[i], /*is_output=*/false);
@@ -139,7 +152,7 @@ Tensors Record::functionCaptures(const Tensors& captures) const {
     return captures;
   Tensors result;
   for (int64_t i : layout.functionCaptures)
-    result.push_back(captures.at(static_cast<size_t>(i)));
+    result.push_back(captures[static_cast<size_t>(i)]); // checked in forward
   return result;
 }
 
@@ -147,7 +160,7 @@ const SlotPtr& Record::output(size_t i) const {
   if (i < y.size())
     return y[i];
   i -= y.size();
-  return i < sides.size() ? sides[i] : z.at(i - sides.size());
+  return i < sides.size() ? sides[i] : passed.at(i - sides.size());
 }
 
 // --------------------------------------------------------------- destruction

@@ -5,10 +5,13 @@
 #include "Replay.h"
 #include "Stats.h"
 #include "StepFunctions.h"
+#include "Zeros.h"
 
 #include <c10/core/StorageImpl.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -39,8 +42,9 @@ public:
   /// Keeps `t`, unless the slot has a value or a record already.
   void hold(const at::Tensor& t);
   /// Hand-over: `by` consumes the state as its x number `index` and can rebuild
-  /// it; the value is dropped. Does nothing if another step did so before.
-  void handOver(const RecordPtr& by, size_t index);
+  /// it; the value, which is `state`, is dropped. Does nothing if another step
+  /// did so before.
+  void handOver(const RecordPtr& by, size_t index, const at::Tensor& state);
 
   struct Content {
     at::Tensor value;  ///< defined, or
@@ -68,10 +72,15 @@ public:
   void setGrowth(double growth) { growth_ = growth; }
 
   c10::IntArrayRef sizes() const { return sizes_; }
-  /// `t`, with this state's values, in the strides that the state had, as far
-  /// as those leave no holes. What reads the state may compute other bits for
-  /// other strides.
-  at::Tensor inMyStrides(at::Tensor t) const;
+  /// A step that reads the state says that exact zeros matter to it: the
+  /// hand-over notes where they are.
+  void noteZeros() { zerosMatter_ = true; }
+
+  /// `t`, this state's values rebuilt, as the state was: its dimensions in the
+  /// same order in memory, without the holes that a piece of a larger tensor
+  /// has (what reads it may compute other bits in another order); and exact
+  /// zeros where they were, if that matters to somebody.
+  at::Tensor asItWas(at::Tensor t) const;
 
   /// Undoes a sum: sees to it that the slot has a value if `wanted`, computed
   /// by `undo`, and forgets `record` if it is `over`. Before, if `record` is
@@ -90,6 +99,10 @@ private:
   uint32_t valueVersion_ = 0;
   RecordPtr rebuild_;
   size_t index_ = 0;
+  Zeros zeros_;
+
+  std::atomic<bool> zerosMatter_{false};
+  double growth_ = 1; // set before anybody else sees the slot
 
   // Identity of the forward tensor; the weak reference only keeps the address
   // from being used again.
@@ -98,7 +111,6 @@ private:
   int64_t offset_;
   at::ScalarType dtype_;
   uint32_t version_;
-  double growth_ = 1;
 };
 
 /// What one executed step needs in backward. Refers to slots, slots refer to
@@ -112,12 +124,23 @@ struct Record : Counted<&Counters::liveRecords> {
   std::shared_ptr<const StepFunctions> step;
   size_t numX = 0;
   std::vector<SlotPtr> y, sides, z;
+  /// The slots that the passed-through z stand for: those of z, unless the step
+  /// has copies of its own there.
+  std::vector<SlotPtr> passed;
   Extras extras, functionExtras;
   Replay replay;
+  /// Which of x..., z..., captures... had a gradient to get in the forward. A
+  /// replay's copies say the same, since ATen looks at it when it picks a
+  /// kernel.
+  std::vector<bool> needsGrad;
 
-  /// Saves the captures. Of a scratch capture, one that the forward writes, a
-  /// replay gets a copy of whatever it is then; nobody checks its version
-  /// (batch norm changes its statistics without counting one up).
+  /// Copies of the scratch captures whose values the step may read, from before
+  /// the forward writes them. `reads` tells which.
+  void saveScratch(const Tensors& captures,
+                   const std::function<bool(size_t)>& reads);
+  /// Saves the other captures. A scratch capture that is only written, such as
+  /// the statistics of batch norm in training, is saved as it is: a replay gets
+  /// a copy of whatever it is then, and nobody checks its version.
   void saveCaptures(const Tensors& captures);
   /// The captures as they were saved, scratch ones as fresh copies. Throws an
   /// error that names the step if one was changed in place since.

@@ -47,7 +47,7 @@ public:
     decide();
     fetchStates();
     {
-      const ReplayGuard guard(record_->replay);
+      const ReplayGuard guard(*record_, /*keepHooks=*/createGraph_);
       makeLeaves();
       evaluate(guard);
       if (scaledSum_)
@@ -138,7 +138,7 @@ private:
     at::AutoGradMode gradMode(true);
     if (!createGraph_) {
       at::Tensor t = value.detach();
-      if (wants(edge))
+      if (record_->needsGrad[edge]) // also where nobody wants the gradient now
         t.requires_grad_();
       return t;
     }
@@ -169,10 +169,8 @@ private:
   void evaluate(const ReplayGuard& guard) {
     if (!needAux_)
       return;
-    at::AutoGradMode gradMode(rerun_);
-    guard.beforeConditioner();
-    aux_ =
-        record_->step->runConditioner(leafZ_, leafCaptures_, record_->extras);
+    at::AutoGradMode gradMode(true); // as in forward, bit for bit
+    aux_ = replayConditioner(*record_, guard, leafZ_, leafCaptures_);
     const auto sides =
         aux_.begin() + static_cast<std::ptrdiff_t>(layout().numAux);
     sides_.assign(std::make_move_iterator(sides),
@@ -192,9 +190,9 @@ private:
     };
     const auto undo = [&] {
       at::NoGradGuard noGrad;
-      return slot->inMyStrides(scaledSumInverse(std::move(y_[0]),
-                                                aux_[0].detach(), layout(),
-                                                /*mayReuseY=*/!createGraph_));
+      return slot->asItWas(scaledSumInverse(std::move(y_[0]), aux_[0].detach(),
+                                            layout(),
+                                            /*mayReuseY=*/!createGraph_));
     };
     slot->undo(record_, release_, xWanted_, kOwners, lastUse, undo);
     y_.clear();
@@ -208,11 +206,16 @@ private:
                              record_->functionCaptures(leafCaptures_));
       for (size_t i = 0; i < nx_; i++) {
         at::NoGradGuard noGrad;
+        // Leading ones that a broadcast added.
+        if (x_[i].sizes() != xs_[i]->sizes() &&
+            x_[i].numel() == c10::multiply_integers(xs_[i]->sizes()) &&
+            at::is_expandable_to(xs_[i]->sizes(), x_[i].sizes()))
+          x_[i] = x_[i].reshape(xs_[i]->sizes());
         TORCH_CHECK(x_[i].sizes() == xs_[i]->sizes(),
                     describe(record_->kind, *record_->step),
                     ": its inverse gave sizes ", x_[i].sizes(),
                     " for x number ", i, ", which had ", xs_[i]->sizes());
-        x_[i] = xs_[i]->inMyStrides(std::move(x_[i]));
+        x_[i] = xs_[i]->asItWas(std::move(x_[i]));
         if (xs_[i].use_count() > 2)
           xs_[i]->putRebuilt(x_[i]);
       }
@@ -242,6 +245,7 @@ private:
     results_ = record_->step->runFunction(
         leafX_, std::move(aux_), record_->functionCaptures(leafCaptures_),
         record_->functionExtras);
+    guard.afterFunction();
     aux_.clear();
   }
 

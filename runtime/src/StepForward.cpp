@@ -4,10 +4,12 @@
 #include "StepNode.h"
 #include "Undo.h"
 
+#include <ATen/ExpandUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <cmath>
 #include <unordered_set>
 
 namespace inv {
@@ -16,7 +18,7 @@ namespace {
 namespace ag = torch::autograd;
 
 /// float64's errors may grow that much more than float32's: with the default
-/// bound to at most 2e-6 and 6e-5 of an element.
+/// bound to at most 2e-7 and 6e-6 of an element.
 constexpr double kMoreGrowthInDouble = 1e7;
 
 /// One call of a step operator.
@@ -36,9 +38,17 @@ public:
 
   Tensors run() {
     mode_ = record_->step->mode();
-    if (mode_ == Mode::Store || !needsGrad() || !isOrdinary())
+    ordinary_ = isOrdinary();
+    if (mode_ == Mode::Store || !needsGrad() || !ordinary_)
       return compute();
+    noteNeedsGrad();
+    record_->saveScratch(captures_, [this](size_t i) {
+      return record_->step->readsScratch(shape(), i, record_->extras);
+    });
     evaluate();
+    if (std::none_of(outputGrad_.begin(), outputGrad_.end(),
+                     [](bool grad) { return grad; }))
+      return results(z_); // nothing depends on what needs a gradient
     if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint)
       if (const char* reason = whyNotInvertible()) {
         mode_ = Mode::Recompute;
@@ -61,9 +71,16 @@ private:
     if (record_->kind == StepKind::Bijection || layout().functionExtrasAll)
       return record_->extras;
     Extras result;
-    for (int64_t i : layout().functionExtras)
-      result.push_back(record_->extras.at(static_cast<size_t>(i)));
+    for (int64_t i : layout().functionExtras) {
+      TORCH_CHECK(i >= 0 && static_cast<size_t>(i) < record_->extras.size(),
+                  me(), ": function takes extra ", i, " of ",
+                  record_->extras.size());
+      result.push_back(record_->extras[static_cast<size_t>(i)]);
+    }
     return result;
+  }
+  CallShape shape() const {
+    return {record_->kind, x_.size(), z_.size(), captures_.size()};
   }
 
   void checkArguments() const {
@@ -75,9 +92,12 @@ private:
                 "and one aux");
     TORCH_CHECK(record_->kind == StepKind::Checkpoint || !x_.empty(), me(),
                 ": no x");
-    for (int64_t i : layout().scratch)
-      TORCH_CHECK(i >= 0 && static_cast<size_t>(i) < captures_.size(), me(),
-                  ": scratch capture ", i, " of ", captures_.size());
+    for (const auto* list : {&layout().scratch, &layout().functionCaptures})
+      for (int64_t i : *list)
+        TORCH_CHECK(i >= 0 && static_cast<size_t>(i) < captures_.size(), me(),
+                    ": its class names capture ", i, " of ", captures_.size());
+    const std::string wrong = record_->step->whatIsWrong(shape());
+    TORCH_CHECK(wrong.empty(), me(), ": ", wrong);
   }
 
   bool needsGrad() const {
@@ -113,9 +133,12 @@ private:
   Tensors compute() {
     Tensors aux, sides, result;
     runConditioner(z_, captures_, aux, sides);
+    // Tangents and the tensors of function transforms pass ATen's operators
+    // only.
     if (scaledSum_)
-      result = {needsGrad() ? scaledSumWithGrad(x_[0], aux[0], layout())
-                            : scaledSum(x_[0], std::move(aux[0]), layout())};
+      result = {needsGrad() || !ordinary_
+                    ? scaledSumWithGrad(x_[0], aux[0], layout())
+                    : scaledSum(x_[0], std::move(aux[0]), layout())};
     else if (record_->kind != StepKind::Checkpoint)
       result = record_->step->runFunction(x_, std::move(aux),
                                           record_->functionCaptures(captures_),
@@ -136,61 +159,92 @@ private:
     aux.erase(rest, aux.end());
   }
 
-  /// Runs the methods without grad mode; notes what a replay must know.
+  void noteNeedsGrad() {
+    std::vector<bool>& needs = record_->needsGrad;
+    for (const Tensors* list : {&x_, &z_})
+      for (const at::Tensor& t : *list)
+        needs.push_back(t.requires_grad());
+    for (size_t i = 0; i < captures_.size(); i++)
+      needs.push_back(captures_[i].requires_grad() && !layout().isScratch(i));
+  }
+
+  /// Runs the methods as plain autograd would run them, with grad mode on
+  /// leaves of our own: ATen's choice of a kernel depends on it, and the
+  /// results tell which of them need a gradient. Their graph is dropped at
+  /// once. Notes what a replay must know.
   void evaluate() {
-    at::NoGradGuard noGrad;
     const auto devices = acceleratorsOf({&x_, &z_, &captures_});
     record_->replay.autocast = AutocastState::now(devices);
-    std::optional<RngState> before, between;
-    const bool watchRng = record_->step->preserveRng();
-    if (watchRng)
-      before = RngState::now(devices);
+    record_->replay.settings = Settings::now();
+    const EvaluationGuard guard;
+    const bool watch = record_->step->preserveRng();
+    std::unique_lock<std::recursive_mutex> drawing;
+    if (watch && record_->step->mayDraw())
+      drawing = std::unique_lock(drawMutex());
 
-    const Tensors captures = detachAll(captures_);
+    std::optional<RngState> state;
+    if (watch)
+      state = RngState::now(devices);
+    const auto noteDraw = [&](std::optional<Draw>& draw) {
+      if (!watch)
+        return;
+      RngState after = RngState::now(devices);
+      if (!(after == *state))
+        draw = Draw{std::move(*state), after.fingerprint()};
+      state = std::move(after);
+    };
+    const std::vector<bool>& needs = record_->needsGrad;
+    const Tensors captures = leavesOf(captures_, needs, x_.size() + z_.size());
     Tensors aux;
-    runConditioner(detachAll(z_), captures, aux, sides_);
-    const bool asksGrowth =
-        mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint;
+    runConditioner(leavesOf(z_, needs, x_.size()), captures, aux, sides_);
+    noteDraw(record_->replay.conditioner);
     Tensors growthAux;
-    if (asksGrowth && !record_->step->growthIsConstant())
-      growthAux = aux;
-    if (watchRng)
-      between = RngState::now(devices);
-    if (scaledSum_)
-      y_ = {scaledSum(x_[0].detach(), std::move(aux[0]), layout())};
-    else if (record_->kind != StepKind::Checkpoint)
-      y_ = record_->step->runFunction(detachAll(x_), std::move(aux),
+    if (mode_ == Mode::Invert && !record_->step->growthIsConstant())
+      growthAux = detachAll(aux);
+    if (scaledSum_) {
+      outputGrad_ = {x_[0].requires_grad() || aux[0].requires_grad()};
+      at::Tensor f = aux[0].detach();
+      aux.clear(); // and with it the graph, which may hold f's memory
+      y_ = {scaledSum(x_[0].detach(), std::move(f), layout())};
+    } else if (record_->kind != StepKind::Checkpoint) {
+      y_ = record_->step->runFunction(leavesOf(x_, needs, 0), std::move(aux),
                                       record_->functionCaptures(captures),
                                       record_->functionExtras);
-    if (asksGrowth)
-      growth_ = growthOfStates() *
-                record_->step->growth(y_, std::move(growthAux),
-                                      record_->functionCaptures(captures),
-                                      record_->functionExtras);
-    if (watchRng && !(RngState::now(devices) == *before)) {
-      record_->replay.atConditioner = std::move(before);
-      record_->replay.atFunction = std::move(between);
-      ++counters().rngSaved;
+      noteDraw(record_->replay.function);
+      for (const at::Tensor& t : y_)
+        outputGrad_.push_back(t.requires_grad());
     }
+    for (const at::Tensor& t : sides_)
+      outputGrad_.push_back(t.requires_grad());
     // Tensors of our own, whatever the methods returned.
     y_ = detachAll(y_);
     sides_ = detachAll(sides_);
+    if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint)
+      growth_ = std::max(1.0, growthOfStates() *
+                                  growthOfStep(std::move(growthAux)));
+    if (record_->replay.conditioner || record_->replay.function) {
+      record_->step->noteDrew();
+      ++counters().rngSaved;
+    }
   }
 
   /// What only the run can tell: a sentence, or null if x can be handed over.
   const char* whyNotInvertible() const {
     for (const Tensors* states : {&x_, static_cast<const Tensors*>(&y_)})
-      for (const at::Tensor& t : *states)
+      for (const at::Tensor& t : *states) {
         if (t.scalar_type() != at::kFloat && t.scalar_type() != at::kDouble)
           return "its states are neither float32 nor float64, so undoing it "
                  "would lose too much";
-    for (const at::Tensor& y : y_)
-      if (y.scalar_type() != x_[0].scalar_type())
-        return "the state changes its dtype";
-    if (scaledSum_ && y_[0].sizes() != x_[0].sizes())
+        if (t.scalar_type() != x_[0].scalar_type())
+          return "the state changes its dtype";
+        if (t.device() != x_[0].device())
+          return "the state changes its device";
+      }
+    if (isBroadcast())
       return "the state is broadcast";
-    if (record_->kind == StepKind::Coupling && numel(y_) != numel(x_))
-      return "the state is broadcast";
+    if (record_->step->choosesByX(shape()))
+      return "its function makes a discrete choice, which a rounding error "
+             "could turn";
     return nullptr;
   }
 
@@ -204,6 +258,16 @@ private:
     return growth;
   }
 
+  /// By how much this step's inverse enlarges errors.
+  double growthOfStep(Tensors aux) const {
+    if (scaledSum_)
+      return 1 / std::abs(layout().xScale);
+    const at::NoGradGuard noGrad;
+    return record_->step->growth(
+        y_, std::move(aux), record_->functionCaptures(detachAll(captures_)),
+        record_->functionExtras);
+  }
+
   /// Undoing the steps since the last kept state, this one included, would
   /// enlarge rounding errors too much.
   bool isTooInaccurate() const {
@@ -211,6 +275,24 @@ private:
     return !(growth_ <= (x_[0].scalar_type() == at::kDouble
                              ? most * kMoreGrowthInDouble
                              : most));
+  /// Values of x are repeated in y, so that undoing y gives other sizes. (A
+  /// bijection may well have another number of elements in y: a linear layer,
+  /// a padding.)
+  bool isBroadcast() const {
+    if (x_.size() != y_.size())
+      return false;
+    if (record_->kind == StepKind::Coupling && numel(y_) != numel(x_))
+      return true;
+    const auto repeats = [](const at::Tensor& x, const at::Tensor& y) {
+      return x.numel() != y.numel() &&
+             at::is_expandable_to(x.sizes(), y.sizes());
+    };
+    if (sortedSizes(x_) == sortedSizes(y_))
+      return false;
+    for (size_t i = 0; i < x_.size(); i++)
+      if (repeats(x_[i], y_[i]))
+        return true;
+    return false;
   }
 
   static int64_t numel(const Tensors& list) {
@@ -218,6 +300,14 @@ private:
     for (const at::Tensor& t : list)
       n += t.numel();
     return n;
+  }
+
+  static std::vector<std::vector<int64_t>> sortedSizes(const Tensors& list) {
+    std::vector<std::vector<int64_t>> result;
+    for (const at::Tensor& t : list)
+      result.push_back(t.sizes().vec());
+    std::sort(result.begin(), result.end());
+    return result;
   }
 
   void reportKept(const char* reason) const {
@@ -239,8 +329,11 @@ private:
     auto node = std::shared_ptr<StepNode>(new StepNode, ag::deleteNode);
     node->set_next_edges(edges());
     record_->saveCaptures(captures_);
-    for (const at::Tensor& t : z_)
-      record_->z.push_back(readSlot(t));
+    if (record_->step->choosesByZ(shape()))
+      reportKept("its conditioner makes a discrete choice, which a rounding "
+                 "error could turn");
+    for (size_t i = 0; i < z_.size(); i++)
+      readZ(i);
     for (const at::Tensor& t : x_)
       node->inputs.push_back({t.sizes().vec(), t.scalar_type()});
     attachOutputs(node);
@@ -251,9 +344,13 @@ private:
     else
       keepX(*node);
     node->record = record_;
+    return results(passed_);
+  }
+
+  Tensors results(const Tensors& passed) {
     Tensors result = std::move(y_);
     result.insert(result.end(), sides_.begin(), sides_.end());
-    result.insert(result.end(), passed_.begin(), passed_.end());
+    result.insert(result.end(), passed.begin(), passed.end());
     return result;
   }
 
@@ -284,27 +381,41 @@ private:
     return slot;
   }
 
+  void readZ(size_t i) {
+    if (record_->step->choosesByZ(shape())) {
+      // A copy that is never handed over: as exact as it is now.
+      record_->passed.push_back(slotOf(z_[i]));
+      record_->z.push_back(std::make_shared<Slot>(z_[i]));
+      record_->z.back()->hold(z_[i]);
+      return;
+    }
+    SlotPtr slot = readSlot(z_[i]);
+    if (record_->step->kinksAtZ(i))
+      slot->noteZeros();
+    record_->passed.push_back(slot);
+    record_->z.push_back(std::move(slot));
+  }
+
   /// y, sides and the passed z become outputs of the node, in this order.
   void attachOutputs(const std::shared_ptr<StepNode>& node) {
-    const bool condGrad = conditionerRequiresGrad();
-    const auto attachOne = [&](const at::Tensor& t, bool grad) {
-      if (grad && (at::isFloatingType(t.scalar_type()) ||
-                   at::isComplexType(t.scalar_type())))
+    auto grad = outputGrad_.begin();
+    const auto attachOne = [&](const at::Tensor& t, bool needsGrad) {
+      if (needsGrad)
         ag::create_gradient_edge(const_cast<at::Tensor&>(t), node);
       else
         node->add_input_metadata(ag::Node::undefined_input());
     };
     for (const at::Tensor& t : y_) {
       record_->y.push_back(std::make_shared<Slot>(t));
-      if (mode_ == Mode::Invert)
+      if (mode_ == Mode::Invert) { // until the next step consumes it
         record_->y.back()->setGrowth(growth_);
-      if (mode_ == Mode::Invert) // until the next step consumes it
         record_->y.back()->hold(t);
-      attachOne(t, true);
+      }
+      attachOne(t, *grad++);
     }
     for (const at::Tensor& t : sides_) {
       record_->sides.push_back(std::make_shared<Slot>(t));
-      attachOne(t, condGrad);
+      attachOne(t, *grad++);
     }
     at::NoGradGuard noGrad;
     for (const at::Tensor& t : z_) {
@@ -320,7 +431,7 @@ private:
       // Not a state that this step reads as well: it needs it to undo itself.
       if (std::find(record_->z.begin(), record_->z.end(), slot) ==
           record_->z.end())
-        slot->handOver(record_, i);
+        slot->handOver(record_, i, x_[i].detach());
     }
   }
 
@@ -335,8 +446,10 @@ private:
   RecordPtr record_;
   bool scaledSum_ = false;
   double growth_ = 1;
+  bool ordinary_ = true;
   Mode mode_ = Mode::Invert;
   Tensors y_, sides_, passed_;
+  std::vector<bool> outputGrad_; // plain autograd's, of y and sides
 };
 
 } // namespace

@@ -21,7 +21,7 @@ enum class Arithmetic { General, ScaledSum, Linear };
 /// "inv::coupling" and so on, for messages.
 const char* opName(StepKind kind);
 
-inline constexpr double kDefaultMaxGrowth = 1e3;
+inline constexpr double kDefaultMaxGrowth = 100;
 
 /// The constants of a step's class.
 struct StepLayout {
@@ -35,6 +35,12 @@ struct StepLayout {
   std::vector<int64_t> scratch;
 
   bool isScratch(size_t capture) const;
+};
+
+/// How many of each a call of a step passes.
+struct CallShape {
+  StepKind kind;
+  size_t x, z, captures;
 };
 
 /// One step: its code and its switches. Immutable but for the switches, so one
@@ -66,6 +72,23 @@ public:
 
   /// See abi::kMaxGrowth.
   virtual double maxGrowth() const { return kDefaultMaxGrowth; }
+  /// May capture number `i`, a scratch one, influence what the step computes?
+  /// False for running statistics that it only updates.
+  virtual bool readsScratch(const CallShape& call, size_t i,
+                            const Extras& extras) const = 0;
+  /// Does the conditioner (`x`: the function) make a discrete choice that the
+  /// states read (undone) influence? It needs them to the last bit.
+  virtual bool choosesByZ(const CallShape& call) const = 0;
+  virtual bool choosesByX(const CallShape& call) const = 0;
+  /// Does it matter to the conditioner whether an element of state z number `i`
+  /// is exactly 0?
+  virtual bool kinksAtZ(size_t i) const = 0;
+  /// A sentence about what the methods do that no step may do, such as writing
+  /// a capture that is not scratch; empty if there is none.
+  virtual std::string whatIsWrong(const CallShape& call) const = 0;
+  /// May a run draw random numbers? It was seen doing so, or looks like it.
+  virtual bool mayDraw() const = 0;
+  virtual void noteDrew() const = 0;
 
   virtual Mode mode() const = 0;
   virtual bool preserveRng() const = 0;

@@ -14,6 +14,24 @@ Tensors detachAll(const Tensors& tensors) {
   return result;
 }
 
+Tensors leavesOf(const Tensors& tensors, const std::vector<bool>& needsGrad,
+                 size_t from) {
+  Tensors result = detachAll(tensors);
+  for (size_t i = 0; i < result.size(); i++)
+    if (needsGrad[from + i])
+      result[i].requires_grad_();
+  return result;
+}
+
+Tensors replayConditioner(const Record& record, const ReplayGuard& guard,
+                          Tensors z, Tensors captures) {
+  guard.beforeConditioner();
+  Tensors result = record.step->runConditioner(
+      std::move(z), std::move(captures), record.extras);
+  guard.afterConditioner();
+  return result;
+}
+
 Tensors runInverseChecked(const Record& record, const ReplayGuard& guard,
                           Tensors y, const Tensors& aux,
                           const Tensors& captures) {
@@ -28,14 +46,19 @@ Tensors runInverseChecked(const Record& record, const ReplayGuard& guard,
 }
 
 Tensors undoRecord(const Record& record, Tensors y, Tensors z) {
-  at::NoGradGuard noGrad;
   const StepLayout& layout = record.step->layout();
-  Tensors captures = detachAll(record.captures());
-  const ReplayGuard guard(record.replay);
+  const Tensors captures = record.captures();
+  const ReplayGuard guard(record);
   Tensors aux;
   if (record.kind == StepKind::Coupling) {
-    guard.beforeConditioner();
-    aux = record.step->runConditioner(detachAll(z), captures, record.extras);
+    // With grad mode, as the forward ran: without, ATen has other kernels for
+    // some operators. The graph is dropped at once.
+    at::AutoGradMode gradMode(true);
+    const size_t nx = record.numX;
+    aux = detachAll(
+        replayConditioner(record, guard, leavesOf(z, record.needsGrad, nx),
+                          leavesOf(captures, record.needsGrad, nx + z.size())));
+    z.clear();
     aux.resize(layout.numAux);
   }
   if (layout.arithmetic == Arithmetic::ScaledSum)

@@ -8,46 +8,9 @@
 
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
-#include <torch/csrc/autograd/autograd.h>
 
 namespace inv::test {
 namespace {
-
-/// A step against plain autograd: outputs bit for bit, gradients of `inputs`
-/// within `bound`, plain or under create_graph.
-void compare(const std::function<Tensors(const Tensors&)>& ours,
-             const std::function<Tensors(const Tensors&)>& plain,
-             const Tensors& inputs, double bound) {
-  const auto run = [&](const auto& f, bool twice, Tensors* values) {
-    Tensors x = leaves(inputs);
-    Tensors start; // not leaves: the steps may drop them
-    for (const at::Tensor& t : x)
-      start.push_back(t * 1);
-    const Tensors y = f(start);
-    *values = y;
-    at::Tensor loss = at::zeros({}, y[0].options());
-    for (size_t i = 0; i < y.size(); i++)
-      loss = loss + (y[i] * (0.3 + 0.1 * double(i))).sin().sum();
-    Tensors g = torch::autograd::grad({loss}, x, {}, twice, twice, true);
-    if (!twice)
-      return g;
-    at::Tensor sum = at::zeros({}, y[0].options());
-    for (const at::Tensor& t : g)
-      if (t.defined())
-        sum = sum + (t * t).sum();
-    return torch::autograd::grad({sum}, x, {}, false, false, true);
-  };
-  for (bool twice : {false, true}) {
-    Tensors values, reference;
-    const Tensors a = run(ours, twice, &values);
-    const Tensors b = run(plain, twice, &reference);
-    ASSERT_EQ(values.size(), reference.size());
-    for (size_t i = 0; i < values.size(); i++)
-      EXPECT_TRUE(at::equal(values[i], reference[i])) << "output " << i;
-    EXPECT_LE(distance(a, b), twice ? 100 * bound : bound)
-        << (twice ? "second" : "first") << " derivative";
-  }
-}
 
 class General : public testing::Test {
 protected:

@@ -3,9 +3,32 @@
 #include "inv/Abi.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/jit/api/object.h>
+#include <torch/csrc/jit/frontend/resolver.h>
+#include <torch/csrc/jit/frontend/sugared_value.h>
+#include <torch/library.h>
+
+#include <atomic>
+#include <mutex>
 
 namespace inv::test {
+
+namespace {
+
+/// Besides what TorchScript knows, `invtest` is the operators below.
+struct TestResolver final : torch::jit::NativeResolver {
+  std::shared_ptr<torch::jit::SugaredValue>
+  resolveValue(const std::string& name, torch::jit::GraphFunction& function,
+               const torch::jit::SourceRange& range) override {
+    if (name == "invtest")
+      return std::make_shared<torch::jit::BuiltinModule>("invtest");
+    return NativeResolver::resolveValue(name, function, range);
+  }
+};
+
+} // namespace
 
 torch::jit::Module makeStep(const StepSpec& spec) {
   static int number = 0;
@@ -27,7 +50,7 @@ torch::jit::Module makeStep(const StepSpec& spec) {
                           std::string(abi::kInvert));
   step.register_attribute(abi::kPreserveRng, c10::BoolType::get(), true);
   step.register_attribute(abi::kOrigin, c10::StringType::get(), spec.origin);
-  step.define(spec.code);
+  step.define(spec.code, std::make_shared<TestResolver>());
   return step;
 }
 
@@ -102,6 +125,40 @@ double distance(const Tensors& a, const Tensors& b) {
   return worst;
 }
 
+void compare(const std::function<Tensors(const Tensors&)>& ours,
+             const std::function<Tensors(const Tensors&)>& plain,
+             const Tensors& inputs, double bound) {
+  const auto run = [&](const auto& f, bool twice, Tensors* values) {
+    Tensors x = leaves(inputs);
+    Tensors start; // not leaves: the steps may drop them
+    for (const at::Tensor& t : x)
+      start.push_back(t * 1);
+    const Tensors y = f(start);
+    *values = y;
+    at::Tensor loss = at::zeros({}, y[0].options());
+    for (size_t i = 0; i < y.size(); i++)
+      loss = loss + (y[i] * (0.3 + 0.1 * double(i))).sin().sum();
+    Tensors g = torch::autograd::grad({loss}, x, {}, twice, twice, true);
+    if (!twice)
+      return g;
+    at::Tensor sum = at::zeros({}, y[0].options());
+    for (const at::Tensor& t : g)
+      if (t.defined())
+        sum = sum + (t * t).sum();
+    return torch::autograd::grad({sum}, x, {}, false, false, true);
+  };
+  for (bool twice : {false, true}) {
+    Tensors values, reference;
+    const Tensors a = run(ours, twice, &values);
+    const Tensors b = run(plain, twice, &reference);
+    ASSERT_EQ(values.size(), reference.size());
+    for (size_t i = 0; i < values.size(); i++)
+      EXPECT_TRUE(at::equal(values[i], reference[i])) << "output " << i;
+    EXPECT_LE(distance(a, b), twice ? 100 * bound : bound)
+        << (twice ? "second" : "first") << " derivative";
+  }
+}
+
 Tensors leaves(const Tensors& t) {
   Tensors result;
   for (const at::Tensor& e : t)
@@ -157,6 +214,40 @@ void Chain::zeroGrad() {
     p.mutable_grad() = at::Tensor();
 }
 
+namespace {
+
+std::atomic<int64_t> calls{0};
+
+at::Tensor note(const at::Tensor& t) {
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
+  TestOps::strides().push_back(t.strides().vec());
+  return t.view_as(t);
+}
+
+at::Tensor failAfter(const at::Tensor& t, int64_t n) {
+  TORCH_CHECK(++calls <= n, "planted");
+  return t.view_as(t);
+}
+
+at::Tensor drawOnce(const at::Tensor& t) {
+  if (++calls == 1)
+    at::rand({1});
+  return t.view_as(t);
+}
+
+} // namespace
+
+std::vector<std::vector<int64_t>>& TestOps::strides() {
+  static std::vector<std::vector<int64_t>> all;
+  return all;
+}
+
+void TestOps::reset() {
+  strides().clear();
+  calls = 0;
+}
+
 std::string messageOf(const std::function<void()>& f) {
   try {
     f();
@@ -167,3 +258,9 @@ std::string messageOf(const std::function<void()>& f) {
 }
 
 } // namespace inv::test
+
+TORCH_LIBRARY(invtest, m) {
+  m.def("note(Tensor t) -> Tensor", &inv::test::note);
+  m.def("draw_once(Tensor t) -> Tensor", &inv::test::drawOnce);
+  m.def("fail_after(Tensor t, int n) -> Tensor", &inv::test::failAfter);
+}

@@ -49,6 +49,12 @@ double distance(const at::Tensor& a, const at::Tensor& b);
 /// The same over lists; undefined matches undefined or zeros.
 double distance(const Tensors& a, const Tensors& b);
 
+/// A step against plain autograd: outputs bit for bit, gradients of `inputs`
+/// within `bound`, plain and (within 100 times that) under create_graph.
+void compare(const std::function<Tensors(const Tensors&)>& ours,
+             const std::function<Tensors(const Tensors&)>& plain,
+             const Tensors& inputs, double bound);
+
 /// Fresh leaves that require grad, with the values of `t`.
 Tensors leaves(const Tensors& t);
 Tensors gradsOf(const Tensors& leaves);
@@ -66,6 +72,16 @@ struct Chain {
   Tensors run(const at::Tensor& x1, const at::Tensor& x2) const;
   Tensors plain(const at::Tensor& x1, const at::Tensor& x2) const;
   void zeroGrad();
+};
+
+// Operators for the code of steps, to look into replays:
+//   invtest::note(Tensor t) -> Tensor        notes t's strides
+//   invtest::fail_after(Tensor t, int n) -> Tensor   throws "planted" in the
+//                                            calls after the n-th
+//   invtest::draw_once(Tensor t) -> Tensor   draws a number in its first call
+struct TestOps {
+  static std::vector<std::vector<int64_t>>& strides();
+  static void reset();
 };
 
 /// Message of the exception that `f` throws, "" if none.

@@ -1,0 +1,506 @@
+// Hazards of graphs: what users do to tensors, gradients, hooks and backward.
+#include "HazardTest.h"
+
+#include "inv/Abi.h"
+#include "inv/CountingAllocator.h"
+
+#include <torch/csrc/autograd/function_hook.h>
+
+#include <thread>
+
+namespace inv::test {
+namespace {
+
+class HazardGraph : public Hazard {
+protected:
+  Net net = makeNet(4, tanhNet(4));
+
+  void TearDown() override {
+    net.ofStep.clear();
+    Hazard::TearDown();
+  }
+
+  /// Like `run`, with code of the test's own between inputs and gradients.
+  using Body = std::function<at::Tensor(
+      const Tensors& x, const std::function<Tensors(at::Tensor, at::Tensor)>&)>;
+  void sameBody(const Body& body, double bound = 1e-12) {
+    const auto run = [&](bool plain) {
+      const Tensors x = leaves(inputs);
+      Tensors wanted = x;
+      for (const at::Tensor& p : net.parameters())
+        wanted.push_back(p);
+      return gradOf({body(x,
+                          [&](const at::Tensor& a, const at::Tensor& b) {
+                            return plain ? net.plain(a, b) : net(a, b);
+                          })},
+                    wanted);
+    };
+    EXPECT_LE(distance(run(false), run(true)), bound);
+  }
+};
+
+TEST_P(HazardGraph, H02_AnOutputChangedInPlaceIsAnErrorOrRight) {
+  for (const auto& change : std::vector<std::function<void(at::Tensor)>>{
+           [](at::Tensor t) { t.mul_(2); }, [](at::Tensor t) { t.relu_(); },
+           [](at::Tensor t) { t.detach().zero_(); }}) {
+    for (size_t which : {0, 1}) {
+      Tensors x = leaves(inputs);
+      const Tensors y = net(x[0], x[1]);
+      change(y[which]);
+      const std::string message =
+          messageOf([&] { gradOf({y[0].sum() + y[1].sum()}, x); });
+      EXPECT_TRUE(contains(message, "modified by an inplace operation"));
+      EXPECT_TRUE(contains(message, "blocks.3: net.py:41")) << message;
+    }
+  }
+}
+
+TEST_P(HazardGraph, H03_WeightsChangedBeforeBackwardAreAnError) {
+  for (const at::Tensor& p : net.parameters()) {
+    Tensors x = leaves(inputs);
+    const Tensors y = net(x[0], x[1]);
+    p.detach().add_(1);
+    const std::string message =
+        messageOf([&] { gradOf({y[0].sum() + y[1].sum()}, x); });
+    EXPECT_TRUE(contains(message, "modified by an inplace operation"));
+    EXPECT_TRUE(contains(message, "blocks.3: net.py:41")) << message;
+    EXPECT_TRUE(contains(message, "capture ")) << message;
+  }
+}
+
+TEST_P(HazardGraph, H06_TheInputIsReadBefore) {
+  sameBody([](const Tensors& x, const auto& f) {
+    const at::Tensor a = x[0] * 1, b = x[1] * 1;
+    const at::Tensor before = a.exp().sum() + b.tanh().sum();
+    const Tensors y = f(a, b);
+    return before + (y[0] * y[1]).sum();
+  });
+}
+
+TEST_P(HazardGraph, H07_TheInputIsReadAfter) {
+  sameBody([](const Tensors& x, const auto& f) {
+    const at::Tensor a = x[0] * 1, b = x[1] * 1;
+    const Tensors y = f(a, b);
+    return ((a + y[0]).sin() * (y[1] + b).exp()).sum();
+  });
+  sameBody([](const Tensors& x, const auto& f) {
+    at::Tensor a = x[0] * 1;
+    const Tensors y = f(a, x[1] * 1);
+    a += y[0]; // nothing saved it
+    return (a.sin() * y[1]).sum();
+  });
+}
+
+TEST_P(HazardGraph, H07_AReadInputMayBeChangedInPlace) {
+  // Plain autograd raises, since F saved b. The steps rebuild it.
+  const auto run = [&](bool plain, bool inPlace) {
+    const Tensors x = leaves(inputs);
+    at::Tensor b = x[1] * 1;
+    const Tensors y = plain ? net.plain(x[0] * 1, b) : net(x[0] * 1, b);
+    b = inPlace ? b.add_(y[0]) : b + y[0];
+    return gradOf({b.sum() + y[1].sum()}, x);
+  };
+  EXPECT_TRUE(contains(messageOf([&] { run(true, true); }),
+                       "modified by an inplace operation"));
+  EXPECT_LE(distance(run(false, true), run(true, false)), 1e-12);
+}
+
+TEST_P(HazardGraph, H08_OnlyTheOtherConsumerIsInTheLoss) {
+  sameBody([](const Tensors& x, const auto& f) {
+    const at::Tensor a = x[0].exp(), b = x[1].tanh();
+    const Tensors y = f(a, b);
+    return a.sin().sum() + b.cos().sum();
+  });
+}
+
+TEST_P(HazardGraph, H09_AnOperatorThatSavesItsResultMakesTheInput) {
+  for (const auto& make : std::vector<std::function<at::Tensor(at::Tensor)>>{
+           [](at::Tensor t) { return t.relu(); },
+           [](at::Tensor t) { return t.tanh(); },
+           [](at::Tensor t) { return t.exp(); },
+           [](at::Tensor t) { return t.sigmoid(); },
+           [](at::Tensor t) { return t.softmax(-1); }})
+    sameBody([&](const Tensors& x, const auto& f) {
+      const Tensors y = f(make(x[0]), make(x[1]));
+      return (y[0] * y[1]).sum();
+    });
+}
+
+TEST_P(HazardGraph, H10_AnySubsetOfInputs) {
+  const auto run = [&](bool plain, size_t subset, bool backward) {
+    const Tensors x = leaves(inputs);
+    Tensors all = x, wanted;
+    for (const at::Tensor& p : net.parameters())
+      all.push_back(p);
+    for (size_t i = 0; i < all.size(); i++)
+      if ((subset >> i & 1) != 0)
+        wanted.push_back(all[i]);
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    const at::Tensor loss = y[0].sin().sum() + y[1].exp().sum();
+    if (!backward)
+      return gradOf({loss}, wanted);
+    for (at::Tensor& t : all)
+      t.mutable_grad() = at::Tensor();
+    loss.backward({}, false, false, wanted);
+    const Tensors result = gradsOf(all); // undefined where nobody asked
+    for (at::Tensor& t : all)
+      t.mutable_grad() = at::Tensor();
+    return result;
+  };
+  for (size_t subset : {1u, 2u, 3u, 4u, 8u, 16u, 64u, 128u, 512u, 0x155u,
+                        0x2aau, 0x3fcu, 0x3ffu})
+    for (bool backward : {false, true})
+      EXPECT_LE(
+          distance(run(false, subset, backward), run(true, subset, backward)),
+          1e-12)
+          << subset;
+}
+
+TEST_P(HazardGraph, H11_DoubleBackward) {
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    Tensors wanted = x;
+    for (const at::Tensor& p : net.parameters())
+      wanted.push_back(p);
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    const Tensors g = gradOf({bothSides(x, y)}, wanted, true, true);
+    at::Tensor sum = at::zeros({}, at::kDouble);
+    for (const at::Tensor& t : g)
+      sum = sum + t.pow(3).sum();
+    return gradOf({sum}, wanted);
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-11);
+}
+
+TEST_P(HazardGraph, H12_BackwardSeveralTimes) {
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    Tensors all = x;
+    for (const at::Tensor& p : net.parameters())
+      all.push_back(p);
+    for (at::Tensor& t : all)
+      t.mutable_grad() = at::Tensor();
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    y[0].sin().sum().backward({}, true); // two losses,
+    y[1].exp().sum().backward({}, true);
+    const at::Tensor loss = (y[0] * y[1]).sum();
+    loss.backward({}, true); // one of them twice, all accumulated
+    loss.backward();
+    const Tensors result = gradsOf(all);
+    for (at::Tensor& t : all)
+      t.mutable_grad() = at::Tensor();
+    return result;
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
+}
+
+TEST_P(HazardGraph, H12_ASecondBackwardWithoutRetainIsPyTorchsError) {
+  const Tensors x = leaves(inputs);
+  const at::Tensor loss = net(x[0], x[1])[0].sum();
+  gradOf({loss}, x);
+  EXPECT_TRUE(contains(messageOf([&] { gradOf({loss}, x); }),
+                       "backward through the graph a second time"));
+}
+
+TEST_P(HazardGraph, H13_UnusedOutputsAndInputsWithoutGrad) {
+  for (int needs = 0; needs < 4; needs++)
+    for (int used = 1; used < 4; used++) {
+      const auto run = [&](bool plain) {
+        Tensors x = leaves(inputs);
+        for (size_t i = 0; i < 2; i++)
+          x[i].set_requires_grad((needs >> i & 1) != 0);
+        const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+        at::Tensor loss = at::zeros({}, at::kDouble);
+        for (size_t i = 0; i < 2; i++)
+          if ((used >> i & 1) != 0)
+            loss = loss + y[i].sin().sum();
+        Tensors wanted = net.parameters();
+        for (const at::Tensor& t : x)
+          if (t.requires_grad())
+            wanted.push_back(t);
+        return gradOf({loss}, wanted);
+      };
+      EXPECT_LE(distance(run(false), run(true)), 1e-12) << needs << used;
+    }
+}
+
+TEST_P(HazardGraph, H13_OutputsThatNobodyKeeps) {
+  for (int i = 0; i < 3; i++) {
+    const Tensors x = leaves(inputs);
+    net(x[0], x[1]);
+  }
+  EXPECT_EQ(stats().liveNodes, 0);
+  EXPECT_EQ(stats().liveSlots, 0);
+}
+
+TEST_P(HazardGraph, H17_TheSameModuleTwiceAndAWeightOutside) {
+  sameBody([&](const Tensors& x, const auto& f) {
+    const Tensors y = f(x[0] * 1, x[1] * 1);
+    const Tensors again = f(y[0], y[1]);
+    return (at::linear(again[0], net.ofStep[1][0]) * again[1]).sum();
+  });
+}
+
+TEST_P(HazardGraph, H18_HooksFireOnce) {
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    std::vector<int> calls(net.parameters().size() + 3);
+    size_t k = 0;
+    std::vector<std::pair<at::Tensor, unsigned>> hooks;
+    const auto count = [&](const at::Tensor& t) {
+      int* n = &calls[k++];
+      hooks.emplace_back(t, t.register_hook([n](const at::Tensor& g) {
+        ++*n;
+        return g * 2;
+      }));
+    };
+    for (const at::Tensor& p : net.parameters())
+      count(p);
+    count(x[0]);
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    count(y[0]);
+    count(y[1]);
+    Tensors wanted = x;
+    for (const at::Tensor& p : net.parameters())
+      wanted.push_back(p);
+    for (at::Tensor& t : wanted)
+      t.mutable_grad() = at::Tensor();
+    bothSides(x, y).backward();
+    const Tensors result = gradsOf(wanted);
+    for (at::Tensor& t : wanted)
+      t.mutable_grad() = at::Tensor();
+    for (auto& [t, handle] : hooks)
+      t.remove_hook(handle);
+    for (int n : calls)
+      EXPECT_EQ(n, 1);
+    return result;
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
+}
+
+TEST_P(HazardGraph, H18_AHookThatThrows) {
+  const Tensors x = leaves(inputs);
+  {
+    const Tensors y = net(x[0], x[1]);
+    y[0].register_hook([](const at::Tensor&) -> at::Tensor {
+      TORCH_CHECK(false, "from a hook");
+    });
+    EXPECT_TRUE(contains(messageOf([&] { gradOf({bothSides(x, y)}, x); }),
+                         "from a hook"));
+  }
+  same(net, inputs, bothSides);
+}
+
+TEST_P(HazardGraph, H19_Threads) {
+  const Tensors reference = run(net, true, inputs, bothSides);
+  std::vector<std::thread> threads;
+  std::vector<double> worst(10, 1);
+  for (size_t k = 0; k < worst.size(); k++)
+    threads.emplace_back([&, k] {
+      worst[k] = 0;
+      for (int i = 0; i < 5; i++) {
+        const Tensors x = leaves(inputs);
+        const Tensors y = net(x[0], x[1]);
+        Tensors result = {y[0].detach(), y[1].detach()};
+        Tensors wanted = x;
+        for (const at::Tensor& p : net.parameters())
+          wanted.push_back(p);
+        // Backward on yet another thread.
+        std::thread([&] {
+          for (const at::Tensor& g : gradOf({bothSides(x, y)}, wanted))
+            result.push_back(g);
+        }).join();
+        worst[k] = std::max(worst[k], distance(result, reference));
+      }
+    });
+  for (std::thread& t : threads)
+    t.join();
+  for (double w : worst)
+    EXPECT_LE(w, 1e-12);
+}
+
+/// Notes the bytes alive when its gradient arrives.
+at::Tensor noting(const at::Tensor& t, std::vector<int64_t>* bytes) {
+  const at::Tensor result = t.view_as(t);
+  result.register_hook([bytes](const at::Tensor&) {
+    bytes->push_back(CountingAllocator::current());
+  });
+  return result;
+}
+
+TEST_P(HazardGraph, H22_BackwardFreesAsItGoes) {
+  CountingAllocator::install();
+  // Parts of one chain, with a note of the bytes between them. Plain tensors
+  // between the parts are what slots must not keep alive.
+  const auto bytes = [&](bool retain) {
+    std::vector<int64_t> result;
+    Net long_ = makeNet(2, tanhNet(4));
+    Tensors x = leaves({random({64, 4}), random({64, 4})});
+    for (at::Tensor& p : x)
+      p.mutable_grad() = at::zeros_like(p);
+    const Tensors wanted = long_.parameters();
+    at::Tensor a = x[0] * 1, b = x[1] * 1;
+    for (int i = 0; i < 6; i++) {
+      const Tensors y = long_(noting(a, &result), b);
+      a = y[0] * 1;
+      b = y[1];
+    }
+    const at::Tensor loss = a.sum() + b.sum();
+    a.reset();
+    b.reset();
+    gradOf({loss}, {x[0], x[1]}, retain);
+    return result;
+  };
+  bytes(false);
+  const auto freed = bytes(false);
+  ASSERT_EQ(freed.size(), 6u);
+  for (size_t i = 1; i < freed.size(); i++)
+    EXPECT_LT(freed[i], freed[i - 1] + 1) << i;
+  bytes(true);
+}
+
+TEST_P(HazardGraph, H22_BytesAreTheSameAfterAThousandIterations) {
+  CountingAllocator::install();
+  const auto once = [&] { run(net, false, inputs, bothSides); };
+  for (int i = 0; i < 3; i++)
+    once();
+  const int64_t before = CountingAllocator::current();
+  for (int i = 0; i < 1000; i++)
+    once();
+  EXPECT_EQ(CountingAllocator::current(), before);
+}
+
+TEST_P(HazardGraph, H23_DisjointBackwardCalls) {
+  Net second = makeNet(4, tanhNet(4));
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    const Tensors m = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    const Tensors y = plain ? second.plain(m[0], m[1]) : second(m[0], m[1]);
+    // The upper half first, then the lower with what arrived at m[1].
+    const Tensors upper = gradOf({y[0].sin().sum()}, {m[1]}, true);
+    Tensors result = torch::autograd::grad({m[1]}, x, upper, true, false, true);
+    for (const at::Tensor& g : gradOf({m[0].exp().sum()}, x, true))
+      result.push_back(g);
+    for (const at::Tensor& g : gradOf({y[1].sum()}, x))
+      result.push_back(g);
+    return result;
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
+}
+
+TEST_P(HazardGraph, H24_CopiesOfTheModel) {
+  if (GetParam() == Door::Operator)
+    GTEST_SKIP() << "a model is needed";
+  const Tensors reference = run(net, false, inputs, bothSides);
+  net.model() = net.model().deepcopy();
+  net.refresh();
+  for (Tensors& captures : net.ofStep) // deepcopy's are no leaves
+    for (at::Tensor& t : captures)
+      EXPECT_TRUE(t.requires_grad());
+  EXPECT_EQ(distance(run(net, false, inputs, bothSides), reference), 0);
+  net.model().to(at::kFloat);
+  net.refresh();
+  same(net, {inputs[0].to(at::kFloat), inputs[1].to(at::kFloat)}, bothSides,
+       5e-6);
+  net.model().to(at::kDouble);
+  net.refresh();
+  net.model().eval();
+  same(net, inputs, bothSides);
+  net.model().train();
+  same(net, inputs, bothSides);
+}
+
+TEST_P(HazardGraph, H28_BackwardInAHook) {
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs), inner = leaves(inputs);
+    Tensors innerGrads;
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    y[0].register_hook([&](const at::Tensor& g) {
+      at::AutoGradMode grad(true);
+      const Tensors z =
+          plain ? net.plain(inner[0], inner[1]) : net(inner[0], inner[1]);
+      innerGrads = gradOf({z[0].sin().sum()}, inner);
+      return g * innerGrads[0].sum().detach();
+    });
+    Tensors result = gradOf({bothSides(x, y)}, x);
+    result.insert(result.end(), innerGrads.begin(), innerGrads.end());
+    return result;
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
+}
+
+TEST_P(HazardGraph, H28_TwoThousandStepsOnASmallStack) {
+  Net deep = makeNet(2000, expression("torch.tanh(z) * 1e-3", [](auto& z) {
+                       return at::tanh(z) * 1e-3;
+                     }));
+  double error = 1;
+  const auto body = [&] { // everything, and the graph's end, on that thread
+    error = distance(run(deep, false, inputs, bothSides),
+                     run(deep, true, inputs, bothSides));
+  };
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, 512 << 10);
+  pthread_t thread;
+  const std::function<void()> task = body;
+  pthread_create(
+      &thread, &attributes,
+      [](void* f) -> void* {
+        (*static_cast<const std::function<void()>*>(f))();
+        return nullptr;
+      },
+      const_cast<std::function<void()>*>(&task));
+  pthread_join(thread, nullptr);
+  EXPECT_LE(error, 1e-11);
+}
+
+TEST_P(HazardGraph, H29_AModelThatAsksForGradientsItself) {
+  // Forces from an energy, and a loss on both.
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    const at::Tensor energy = (y[0] * y[1]).sum();
+    const Tensors forces = gradOf({energy}, x, true, true);
+    return gradOf({energy + forces[0].pow(2).sum() + forces[1].sin().sum()},
+                  net.parameters());
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-11);
+}
+
+TEST_P(HazardGraph, H30_OnlyInputGradients) {
+  for (const at::Tensor& p : net.parameters())
+    at::Tensor(p).set_requires_grad(false);
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    bothSides(x, y).backward();
+    return gradsOf(x);
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
+  for (const at::Tensor& p : net.captures())
+    EXPECT_FALSE(p.grad().defined());
+}
+
+TEST_P(HazardGraph, H32_ModesFlip) {
+  for (const char* before : {abi::kInvert, abi::kRecompute, abi::kStore})
+    for (const char* after : {abi::kInvert, abi::kRecompute, abi::kStore})
+      sameBody([&](const Tensors& x, const auto& f) {
+        net.setMode(before);
+        const Tensors y = f(x[0] * 1, x[1] * 1);
+        net.setMode(after); // and the same steps again, in the other mode
+        const Tensors z = f(y[0], y[1]);
+        net.setMode(before);
+        return (z[0] * z[1]).sum();
+      });
+}
+
+INSTANTIATE_TEST_SUITE_P(Doors, HazardGraph,
+                         testing::Values(Door::Operator, Door::Archive),
+                         [](const auto& info) {
+                           return std::string(info.param == Door::Operator
+                                                  ? "Operator"
+                                                  : "Archive");
+                         });
+
+} // namespace
+} // namespace inv::test
