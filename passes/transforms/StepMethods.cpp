@@ -426,9 +426,8 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
       rules_.flow
           .node(draft.stream.empty() ? draft.owned.back() : draft.stream.back())
           .node;
-  const Attributes attributes{
-      context_.options.mode, true, originOf(place),
-      mostGrowth(draft, context_.options)};
+  const Attributes attributes{context_.options.mode, true, originOf(place),
+                              mostGrowth(draft, context_.options)};
   auto known = classes_.find(content);
   const bool fresh = known == classes_.end();
   if (fresh) {

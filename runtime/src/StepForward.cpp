@@ -220,8 +220,8 @@ private:
     y_ = detachAll(y_);
     sides_ = detachAll(sides_);
     if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint)
-      growth_ = std::max(1.0, growthOfStates() *
-                                  growthOfStep(std::move(growthAux)));
+      growth_ =
+          std::max(1.0, growthOfStates() * growthOfStep(std::move(growthAux)));
     if (record_->replay.conditioner || record_->replay.function) {
       record_->step->noteDrew();
       ++counters().rngSaved;
@@ -275,6 +275,8 @@ private:
     return !(growth_ <= (x_[0].scalar_type() == at::kDouble
                              ? most * kMoreGrowthInDouble
                              : most));
+  }
+
   /// Values of x are repeated in y, so that undoing y gives other sizes. (A
   /// bijection may well have another number of elements in y: a linear layer,
   /// a padding.)
