@@ -57,6 +57,10 @@ MODELS = [
     Model("revmlp", "Deep MLP of couplings",
           "32 equal blocks with layer norm and GELU; traced",
           "traced", 32, 65, 8, 64, 1e-3, 2e-6),
+    Model("realnvp", "Chain of affine couplings",
+          "32 couplings x * exp(tanh(s)) + t with a log-determinant (RealNVP); "
+          "traced",
+          "traced", 32, 33, 8, 64, 1e-3, 5e-6),
     # Each layer is undone by a solve and by a leaky ReLU of slope 1/0.7, which
     # widen a rounding error a little at each of the 24 layers.
     Model("invlinear", "MLP of invertible layers",

@@ -21,6 +21,11 @@ MODELS = {
     "revvit": (["--depth", "2", "--width", "16"], 5),
     "revmlp": (["--depth", "4", "--width", "32"], 9),
     "invlinear": (["--depth", "3", "--width", "72"], 6),
+    # One affine coupling a block; the log-determinant is a side output.
+    "realnvp": (["--depth", "4", "--width", "8"], 5),
+    # A block: ActNorm, 1x1 convolution, split, coupling (the join goes with the
+    # next ActNorm); at the ends the stem and the last join.
+    "glow": (["--depth", "4", "--width", "8"], 18),
 }
 # One in which there is nothing to find: a head with fewer outputs than inputs.
 PLAIN = {"resnet": (["--depth", "2", "--width", "12"], 0)}
