@@ -57,6 +57,10 @@ MODELS = [
     Model("revmlp", "Deep MLP of couplings",
           "32 equal blocks with layer norm and GELU; traced",
           "traced", 32, 65, 8, 64, 1e-3, 2e-6),
+    Model("realnvp", "Chain of affine couplings",
+          "32 couplings x * exp(tanh(s)) + t with a log-determinant (RealNVP); "
+          "traced",
+          "traced", 32, 33, 8, 64, 1e-3, 5e-6),
     # Each layer is undone by a solve and by a leaky ReLU of slope 1/0.7, which
     # widen a rounding error a little at each of the 24 layers.
     Model("invlinear", "MLP of invertible layers",
@@ -212,6 +216,9 @@ class Demo:
                                 quick=self.args.quick,
                                 threads=self.env["OMP_NUM_THREADS"])
         (self.out / "report.html").write_text(page, encoding="utf-8")
+        picture = demo_report.picture(rows)
+        if picture:
+            (self.out / "memory.svg").write_text(picture, encoding="utf-8")
         self.say(f"wrote {self.out / 'report.html'}")
         return self.failures
 

@@ -128,6 +128,27 @@ def memory_chart(title, original, rewritten):
     return chart.svg()
 
 
+ALONE = """<style>
+svg { background: #fff; font: 12px system-ui, sans-serif; }
+text { fill: #60666e; } .note { font-weight: 600; }
+path { fill: none; } .grid { stroke: #e3e6ea; } .axis { stroke: #60666e; }
+.line { stroke-width: 1.8; stroke-linejoin: round; }
+.line.original { stroke: #c2570c; } .line.rewritten { stroke: #0b6e99; }
+.area { fill-opacity: .13; }
+.area.original, text.original { fill: #c2570c; }
+.area.rewritten, text.rewritten { fill: #0b6e99; }
+.peak { stroke-dasharray: 2 4; }
+.peak.original { stroke: #c2570c; } .peak.rewritten { stroke: #0b6e99; }
+</style>"""
+
+
+def alone(svg):
+    """A chart as a file of its own, without the page's style."""
+    head, rest = svg.split(">", 1)
+    return (head + f' xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" '
+            f'height="{HEIGHT}">{ALONE}{rest}\n')
+
+
 def loss_chart(title, original, rewritten):
     """Mean loss of each epoch of both."""
     epochs = len(original)

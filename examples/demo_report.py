@@ -5,6 +5,7 @@ import json
 import re
 
 import demo_charts
+import demo_graph
 
 MIB = 1 << 20
 
@@ -27,8 +28,11 @@ def evaluations(row):
     return side["conditioner_evaluations"] / forward if forward else None
 
 
-HEADINGS = ["model", "steps", "peak before", "peak after", "", "time",
-            "gradients f32", "own", "f64", "evaluations", "accuracy", "rewritten"]
+# Of the table in the terminal, in two lines: all of it fits 100 columns.
+HEADINGS = [("", "model"), ("", "steps"), ("peak", "original"),
+            ("peak", "rewritten"), ("", "less"), ("step", "time"),
+            ("grad.", "f32"), ("own", "f32"), ("grad.", "f64"), ("", "runs"),
+            ("acc.", "orig."), ("acc.", "rewr.")]
 
 
 def cells(model, row):
@@ -39,7 +43,7 @@ def cells(model, row):
     return [model.name, str(row["steps"]),
             size(row["original"]["peak_bytes"]),
             size(row["rewritten"]["peak_bytes"], row["original"]["peak_bytes"]),
-            f"1/{row['peak_ratio']:.1f}", f"x {row['time_ratio']:.2f}",
+            f"{row['peak_ratio']:.1f}x", f"{row['time_ratio']:.2f}x",
             f"{error['first']:.1e}",
             f"{own:.1e}" if own is not None else "-",
             f"{error['float64']:.1e}",
@@ -50,23 +54,24 @@ def cells(model, row):
 
 def table(rows):
     """For the terminal."""
-    lines = [HEADINGS] + [cells(m, r) for m, r in rows]
+    lines = [*zip(*HEADINGS)] + [cells(m, r) for m, r in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
     text = []
     for n, line in enumerate(lines):
         text.append("  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths))).rstrip())
-        if n == 0:
+        if n == 1:
             text.append("  ".join("-" * width for width in widths))
     text += ["",
-             "peak: most bytes of tensors that a training step adds. time: of "
-             "forward and backward,",
-             "rewritten over original. gradients: worst difference to the "
-             "original's, relative to the",
-             "tensor's largest element; own: of the original's to a float64 "
-             "run. evaluations:",
-             "of each conditioner (the networks F and G) per training step."]
+             "peak: most bytes of tensors that a training step adds. less: how "
+             "many times. time: of forward",
+             "and backward, rewritten over original. grad.: worst difference "
+             "of a gradient to the original's,",
+             "relative to the tensor's largest element; own: of the original's "
+             "to a float64 run. runs: of",
+             "each network F or G per training step. acc.: accuracy on images "
+             "held back."]
     return "\n".join(text)
 
 
@@ -120,10 +125,16 @@ svg .peak { stroke: var(--color); stroke-dasharray: 2 4; }
 svg .dot { fill: var(--color); }
 svg .note.original, svg .note.rewritten { fill: var(--color); }
 .original { --color: var(--original); } .rewritten { --color: var(--rewritten); }
+h4 { font: 600 12px ui-monospace, Menlo, Consolas, monospace;
+  margin: 14px 0 2px; color: var(--soft); }
 pre { margin: 0; font: 12px/1.5 ui-monospace, "SF Mono", Menlo, Consolas,
-  monospace; overflow-x: auto; max-height: 620px; }
-pre .step { display: inline-block; min-width: 100%; background: var(--mark);
-  font-weight: 600; }
+  monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+pre div { padding-left: 4em; text-indent: -4em; }
+pre .step { display: block; background: var(--mark); }
+pre.full { overflow: auto; max-height: 620px; white-space: pre; }
+.graphs { align-items: start; grid-template-columns: minmax(0, 1fr); }
+summary { cursor: pointer; margin: 14px 0 6px; color: var(--soft);
+  font-size: 14px; }
 pre .comment { color: var(--soft); }
 ul { padding-left: 20px; } li { margin: 4px 0; max-width: 90ch; }
 code { font: .9em ui-monospace, Menlo, Consolas, monospace; }
@@ -139,11 +150,25 @@ def figure(title, caption, svg):
             f"{LEGEND}{svg}</figure>")
 
 
-def headline(rows):
+def best(rows):
+    """The model that saves the most, with its row; None where none does."""
     saved = [(m, r) for m, r in rows if r["steps"]]
-    if not saved:
+    return max(saved, key=lambda pair: pair[1]["peak_ratio"], default=None)
+
+
+def picture(rows):
+    """The memory of one step of that model, as an SVG file; or None."""
+    if not best(rows):
+        return None
+    model, row = best(rows)
+    return demo_charts.alone(demo_charts.memory_chart(
+        model.title, row["original"]["memory"], row["rewritten"]["memory"]))
+
+
+def headline(rows):
+    if not best(rows):
         return "Nothing was rewritten"
-    model, row = max(saved, key=lambda pair: pair[1]["peak_ratio"])
+    model, row = best(rows)
     return (f"{model.title}: {size(row['original']['peak_bytes'])} of "
             f"activations become "
             f"{size(row['rewritten']['peak_bytes'], row['original']['peak_bytes'])}")
@@ -160,7 +185,7 @@ def html_table(rows):
     for model, row in rows:
         values = cells(model, row)
         values[4] = f"<strong>{row['peak_ratio']:.1f}</strong>"
-        values[5] = values[5].replace("x", "×")
+        values[5] = "× " + values[5].removesuffix("x")
         name = (f"{html.escape(model.title)}<span class=soft>"
                 f"{html.escape(model.about)}</span>")
         out.append("<tr>" + "".join(f"<td>{v}</td>" for v in [name] + values[1:])
@@ -224,45 +249,75 @@ def highlight(ir):
             text += f'<span class="comment"> # {html.escape(comment)}</span>'
         if re.search(r"\binv::", code):
             text = f'<span class="step">{text}</span>'
-        out.append(text)
-    return "\n".join(out)
+        out.append(f"<div>{text or '&nbsp;'}</div>")
+    return "".join(out)
+
+
+def graph_figure(title, caption, ir):
+    """A printed module: what computes, in short; the print itself folded."""
+    graphs = demo_graph.sections(ir)
+    # The model's own method first, then what it calls.
+    order = sorted(graphs, key=lambda name: name != "forward")
+    blocks = "".join(
+        f"<h4>{html.escape(name.removeprefix('__torch__.inv.'))}</h4>"
+        f"<pre>{highlight(demo_graph.readable(graphs[name]))}</pre>"
+        for name in order)
+    return (f"<figure><h3>{title}</h3><figcaption>{caption}</figcaption>{blocks}"
+            f"<details><summary>As printed, {len(ir.splitlines())} lines with "
+            f"weights and types</summary><pre class=full>{highlight(ir)}</pre>"
+            "</details></figure>")
 
 
 def graph_section(before, after):
     return f"""
 <h2>One block, before and after</h2>
-<p>The method <code>forward</code> of the deep MLP with a single block, as
-<code>inv-opt -S</code> prints it. Each half of the block became one step. The
-networks F and G moved into the steps' classes; their weights stay where they
-were and are passed in.</p>
-<div class=pair>
-<figure><h3>Before</h3><figcaption>after the pass canonicalize alone</figcaption>
-<pre>{highlight(before)}</pre></figure>
-<figure><h3>After</h3><figcaption>after all passes</figcaption>
-<pre>{highlight(after)}</pre></figure>
+<p>The deep MLP with a single block, as <code>inv-opt -S</code> prints it;
+constants, lists and weights are written where they are used. Each half of the
+block became one step. The networks F and G moved into the steps' classes; their
+weights stay where they were and are passed in.</p>
+<div class="pair graphs">
+{graph_figure("Before", "after the pass canonicalize alone", before)}
+{graph_figure("After", "after all passes", after)}
 </div>"""
+
+
+def missed_groups(remarks):
+    """Refusals of one reason in one place of the source, with their blocks."""
+    groups = {}
+    for remark in remarks:
+        if remark.get("kind") == "missed":
+            key = (remark["reason"], remark["source"], remark["suggestion"])
+            groups.setdefault(key, []).append(remark)
+    return list(groups.values())
+
+
+def refusal(group):
+    """One line of the list, for equal refusals."""
+    first = group[0]
+    # The value's name is another one in each block.
+    message = first["message"]
+    if len(group) > 1:
+        message = re.sub(r" \(%[^()]*\)$", "", message)
+    places = [g["module"] or "forward" for g in group]
+    where = places[0] if len(places) == 1 else f"{places[0]} to {places[-1]}"
+    times = f"{len(group)} times, " if len(group) > 1 else ""
+    text = (f"{html.escape(message)} <span class=soft>({times}"
+            f"<code>{html.escape(where)}</code>, "
+            f"<code>{html.escape(first['source'])}</code>)</span>")
+    if first.get("suggestion"):
+        text += f"<br><span class=soft>{html.escape(first['suggestion'])}</span>"
+    return f"<li>{text}</li>"
 
 
 def refusal_section(rows):
     """Why the models without steps have none."""
     out = []
     for model, row in rows:
-        if row["steps"]:
-            continue
-        seen = []
-        for remark in row["remarks"]:
-            if remark.get("kind") != "missed":
-                continue
-            text = html.escape(remark["message"])
-            if remark.get("suggestion"):
-                text += (" <span class=soft>"
-                         f"{html.escape(remark['suggestion'])}</span>")
-            if text not in seen:
-                seen.append(text)
-        if seen:
+        groups = [] if row["steps"] else missed_groups(row["remarks"])
+        if groups:
             out.append(f"<h2>{html.escape(model.title)}: left as it is</h2>"
                        "<p>What inv-opt says about it:</p><ul>"
-                       + "".join(f"<li>{t}</li>" for t in seen[:8]) + "</ul>")
+                       + "".join(map(refusal, groups)) + "</ul>")
     return "".join(out)
 
 

@@ -3,6 +3,7 @@
 # Where things are: inv-opt in $INVOPT_BIN (default build/bin), overridden by
 # `--param inv_opt=PATH`; FileCheck and its friends from any LLVM. Substitutions:
 #   inv-opt       the tool
+#   %tool         its path, as an argument
 #   %python       a Python that has torch (feature `torch`)
 #   %archives     folder of the archives that Inputs/make_archives.py writes,
 #                 once for all tests
@@ -73,6 +74,7 @@ for variable in ("ASAN_OPTIONS", "UBSAN_OPTIONS"):
 
 config.substitutions += [
     ("%python", python),
+    ("%tool", tool),
     ("%archives", archives),
     ("%print", f"{tool} -q --passes= "),
     ("%exit", os.path.join(config.test_source_root, "Inputs", "exit_code.sh")),

@@ -5,7 +5,7 @@
 #include <torch/optim/sgd.h>
 #include <torch/script.h>
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   if (argc != 2)
     return std::fprintf(stderr, "usage: minimal MODEL.inv.pt\n"), 2;
   torch::jit::Module model = torch::jit::load(argv[1]);
@@ -23,4 +23,7 @@ int main(int argc, char** argv) {
     optimizer.step();
     std::printf("step %d  loss %.4f\n", step, loss.item<double>());
   }
+} catch (const c10::Error& error) {
+  std::fprintf(stderr, "minimal: %s\n", error.what_without_backtrace());
+  return 1;
 }

@@ -33,13 +33,13 @@ Invertibility findInvertibility(const RuleContext& context) {
   constexpr int kMostRounds = 16;
   Sweep::Bans bans;
   Invertibility result;
-  std::vector<Refusal> refusals;
+  std::vector<Refusal> refusals, unprofitable;
   for (int round = 0;; ++round) {
     Sweep sweep(context, bans);
     sweep.run();
     Verdict verdict = judge(context, sweep);
     for (Refusal& r : verdict.refusals)
-      refusals.push_back(std::move(r));
+      unprofitable.push_back(std::move(r));
     const size_t before = bans.size();
     bans.insert(verdict.bans.begin(), verdict.bans.end());
     if (bans.size() != before && round < kMostRounds)
@@ -55,6 +55,10 @@ Invertibility findInvertibility(const RuleContext& context) {
       refusals.push_back(std::move(r));
     break;
   }
+  // What is wrong with the model's own coupling says more than that another way
+  // to undo the node does not pay.
+  for (Refusal& r : unprofitable)
+    refusals.push_back(std::move(r));
   // A node that a derivation was made at, or that is run again, was not missed.
   std::set<NodeId> taken;
   for (const Derivation& d : result.derivations) {

@@ -4,16 +4,29 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <unordered_map>
 #include <unordered_set>
 
 namespace inv::opt {
 
 using namespace torch::jit;
 
+namespace {
+
+/// The state is combined with what a network made.
+bool isCombination(RuleClass cls) {
+  return cls == RuleClass::Sum || cls == RuleClass::Product;
+}
+
+} // namespace
+
 Sweep::Sweep(const RuleContext& context, const Bans& bans)
     : context_(context), flow_(context.flow), bans_(bans),
       avail_(flow_.values().size(), Availability::None),
+      growth_(flow_.values().size(), 1.0),
       interior_(flow_.nodes().size(), false),
       done_(flow_.nodes().size(), false) {}
 
@@ -46,6 +59,13 @@ bool Sweep::anyAvailable(NodeId n) const {
   return false;
 }
 
+double Sweep::growthOf(NodeId n) const {
+  double growth = 1.0;
+  for (ValueId y : flow_.node(n).results)
+    growth = std::max(growth, growth_[flow_.canonical(y)]);
+  return growth;
+}
+
 bool Sweep::classAllowed(RuleClass cls) const {
   return pass_ == 2 || (cls != RuleClass::Solve && cls != RuleClass::Pointwise);
 }
@@ -64,15 +84,78 @@ void Sweep::run() {
     }
     sweepOnce();
   }
+  dropDoubledRecomputations();
+  orderDerivations();
   explainBreaks();
+}
+
+/// A recompute derivation may have run a node again at which another one was
+/// made later: together they would be a step that reads its own result.
+void Sweep::dropDoubledRecomputations() {
+  std::unordered_set<NodeId> undone;
+  for (const Derivation& d : derivations_)
+    if (d.candidate >= 0)
+      undone.insert(d.node);
+  std::erase_if(derivations_, [&](const Derivation& d) {
+    return d.candidate < 0 &&
+           std::any_of(d.conditioner.begin(), d.conditioner.end(),
+                       [&](NodeId n) { return undone.count(n) != 0; });
+  });
+}
+
+/// What pass 1 found held, pass 2 may have dropped and rebuilt, by a derivation
+/// that stands later in the list: puts each derivation behind those that it
+/// reads. Those that wait for each other are not used.
+void Sweep::orderDerivations() {
+  std::unordered_map<ValueId, size_t> maker; ///< canonical value → derivation
+  for (size_t i = 0; i < derivations_.size(); ++i)
+    for (ValueId x : derivations_[i].solved)
+      maker.insert({flow_.canonical(x), i});
+  std::vector<std::set<size_t>> waits(derivations_.size());
+  for (size_t i = 0; i < derivations_.size(); ++i) {
+    auto need = [&](ValueId v) {
+      auto found = maker.find(flow_.canonical(v));
+      if (found != maker.end() && found->second != i &&
+          avail_[flow_.canonical(v)] == Availability::Rebuilt)
+        waits[i].insert(found->second);
+    };
+    const Derivation& d = derivations_[i];
+    if (d.candidate >= 0)
+      for (ValueId y : flow_.node(d.node).results)
+        need(y);
+    for (ValueId t : d.terminals)
+      need(t);
+  }
+  std::vector<Derivation> ordered;
+  std::vector<bool> placed(derivations_.size(), false);
+  bool moved = true;
+  while (moved) {
+    moved = false;
+    for (size_t i = 0; i < derivations_.size(); ++i) {
+      const bool ready =
+          !placed[i] && std::all_of(waits[i].begin(), waits[i].end(),
+                                    [&](size_t w) { return placed[w]; });
+      if (!ready)
+        continue;
+      placed[i] = moved = true;
+      ordered.push_back(std::move(derivations_[i]));
+    }
+  }
+  for (size_t i = 0; i < derivations_.size(); ++i)
+    if (!placed[i])
+      for (ValueId x : derivations_[i].solved)
+        avail_[flow_.canonical(x)] = Availability::None;
+  derivations_ = std::move(ordered);
 }
 
 void Sweep::sweepOnce() {
   if (pass_ == 1)
     refusals_.clear();
+  std::vector<ValueId> outputs;
   for (ValueId v = 0; v < ValueId(avail_.size()); ++v)
     if (flow_.value(v).graphOutput && flow_.value(v).isActivation())
-      makeAvailable(v, Availability::Output);
+      makeAvailable(v, Availability::Output), outputs.push_back(v);
+  undoFreeProducers(outputs);
   for (NodeId n = NodeId(flow_.nodes().size()) - 1; n >= 0; --n)
     if (!done_[n] && !(pass_ == 2 && interior_[n]))
       process(n);
@@ -80,8 +163,13 @@ void Sweep::sweepOnce() {
 
 /// A node that stays as it is: what its derivative reads is kept.
 void Sweep::keepPlain(NodeId n) {
-  for (ValueId v : flow_.node(n).saved)
+  std::vector<ValueId> fresh;
+  for (ValueId v : flow_.node(n).saved) {
+    if (!available(v))
+      fresh.push_back(v);
     makeAvailable(v, Availability::Held);
+  }
+  undoFreeProducers(fresh);
 }
 
 /// Results that somebody reads later and that are not there yet: the end of a
@@ -112,7 +200,7 @@ void Sweep::process(NodeId n) {
         candidates.begin(), candidates.end(), [&](const Candidate& c) {
           if (c.refused)
             return false;
-          return c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated ||
+          return isCombination(c.cls) || c.cls == RuleClass::Annotated ||
                  (pass_ == 2 && classAllowed(c.cls) &&
                   c.cls != RuleClass::Free && c.cls != RuleClass::Scale);
         });
@@ -153,7 +241,7 @@ Sweep::Choice Sweep::choose(NodeId n,
     if (choice.candidate == -2)
       continue;
     auto rank = [](const Choice& x) {
-      return std::make_tuple(!x.needed, x.slice.anchors.size(),
+      return std::make_tuple(!x.needed, x.origins, x.slice.anchors.size(),
                              x.slice.nodes.size());
     };
     if (best.candidate == -2 || rank(choice) < rank(best))
@@ -166,8 +254,12 @@ Sweep::Choice Sweep::choose(NodeId n,
 
 Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   Choice choice;
-  if (!resultsAvailable(n) || allAvailable(c.solved))
+  if (!resultsAvailable(n))
     return choice;
+  if (allAvailable(c.solved)) {
+    explainKept(n, c);
+    return choice;
+  }
   for (ValueId y : flow_.node(n).results)
     if (flow_.value(y).writtenInPlace) {
       refuse(n, Reason::WriteInPlace, nameOf(flow_.value(y).value));
@@ -182,21 +274,34 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
       return choice;
     }
     // What the caller handed in is kept by the caller.
-    if (info.graphInput && c.cls != RuleClass::Sum)
+    if (info.graphInput && !isCombination(c.cls)) {
+      if (c.cls == RuleClass::Annotated)
+        refuse(n, Reason::KeptAnyway, nameOf(info.value));
       return choice;
+    }
   }
   // Solving from an output that only a plain operator happens to hold is
   // least squares against a saved activation: right on paper, silly in floats.
-  if (c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise)
+  if (c.cls == RuleClass::Solve)
     for (ValueId y : flow_.node(n).results) {
       const Availability a = avail_[flow_.canonical(y)];
       if (a != Availability::Rebuilt && a != Availability::Anchor &&
           !(a == Availability::Output) && !context_.options.forceSteps)
         return choice;
     }
+  if (c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise) {
+    const double growth = growthOf(n) * c.amplification;
+    const double most =
+        std::max(context_.options.maxGrowth, context_.options.maxCondition);
+    if (!c.growth && growth > most) {
+      refuse(n, Reason::Inaccurate,
+             fmt::format("{:.3g} > {:.3g}", growth, most));
+      return choice;
+    }
+  }
   // An operand that follows from what is there (the network of a coupling) is
   // not lost: running it again gives it, and frees what is inside as well.
-  if (c.cls == RuleClass::Sum) {
+  if (isCombination(c.cls)) {
     const Slice own = slice(c.solved, {}, n, true, /*inputsToo=*/false);
     if (own.ok && !own.nodes.empty())
       return choice;
@@ -226,6 +331,10 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   }
   choice.candidate = index;
   choice.slice = std::move(s);
+  for (ValueId t : choice.slice.terminals)
+    if (flow_.value(t).graphInput && !available(t))
+      for (ValueId x : c.solved)
+        choice.origins += flow_.dependsOn(x, t);
   for (ValueId x : c.solved)
     choice.needed |= !available(x);
   return choice;
@@ -343,7 +452,6 @@ bool Sweep::recomputable(const std::vector<ValueId>& solved,
   }
   std::unordered_set<ValueId> seen;
   std::vector<ValueId> work(solved.begin(), solved.end());
-  int64_t budget = context_.options.maxConditioner;
   while (!work.empty()) {
     const ValueId v = work.back();
     work.pop_back();
@@ -352,7 +460,7 @@ bool Sweep::recomputable(const std::vector<ValueId>& solved,
         stop.count(flow_.canonical(v)))
       continue;
     // What was there before the first terminal does not come from it.
-    if (info.def < 0 || info.def < floor || budget-- <= 0)
+    if (info.def < 0 || info.def < floor)
       return false;
     for (ValueId operand : flow_.node(info.def).operands)
       work.push_back(operand);
@@ -389,15 +497,23 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
     interior_[node] = true;
   done_[n] = true;
   derivations_.push_back(d);
+  // What depends on values, the step measures (abi::kGrowth).
+  const double growth = growthOf(n) * (c && c->growth ? 1.0 : d.amplification);
   for (ValueId x : d.solved) {
     if (available(x))
       continue;
     makeAvailable(x, Availability::Rebuilt);
+    growth_[flow_.canonical(x)] = growth;
   }
-  // A free producer is undone at once, wherever it stands: its operand may be a
-  // source for derivations between here and there.
-  for (ValueId x : d.solved) {
-    const NodeId def = flow_.value(x).def;
+  undoFreeProducers(d.solved);
+}
+
+/// Free producers of values that have become available are undone at once,
+/// wherever they stand: their operands may be sources for derivations between
+/// here and there.
+void Sweep::undoFreeProducers(const std::vector<ValueId>& fresh) {
+  for (ValueId x : fresh) {
+    const NodeId def = flow_.value(flow_.canonical(x)).def;
     if (def < 0 || done_[def] || interior_[def] || !resultsAvailable(def))
       continue;
     for (const Candidate& free : candidatesOf(def, context_))
@@ -411,10 +527,25 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
 
 // --------------------------------------------------------------- explanations
 
+bool Sweep::isSum(NodeId n) const {
+  const auto candidates = candidatesOf(n, context_);
+  return std::any_of(
+      candidates.begin(), candidates.end(), [](const Candidate& c) {
+        return !c.refused &&
+               (c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated);
+      });
+}
+
 /// Both halves are updated from the old values: what this conditioner reads is
-/// the state of another sum whose own conditioner reads ours.
+/// the state of another sum whose own conditioner reads ours. The search does
+/// not go beyond a half that was updated from ours: that one is no old value.
 bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
-  Slice mine = slice(c.others, c.solved, n, true);
+  auto isUpdated = [&](ValueId v) {
+    const NodeId def = flow_.value(v).def;
+    return std::any_of(c.solved.begin(), c.solved.end(),
+                       [&](ValueId x) { return flow_.dependsOn(v, x, n); }) &&
+           isSum(def);
+  };
   std::unordered_set<ValueId> seen;
   std::vector<ValueId> work(c.others.begin(), c.others.end());
   int budget = 200;
@@ -436,9 +567,14 @@ bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
               return true;
       }
     }
-    if (flow_.value(v).def >= 0)
-      for (ValueId operand : flow_.node(flow_.value(v).def).operands)
-        work.push_back(operand);
+    if (flow_.value(v).def < 0 || isUpdated(v))
+      continue;
+    const NodeInfo& maker = flow_.node(flow_.value(v).def);
+    // Of its second operand type_as reads the dtype only.
+    if (maker.node->kind() == aten::type_as)
+      work.push_back(maker.operands[0]);
+    else
+      work.insert(work.end(), maker.operands.begin(), maker.operands.end());
   }
   return false;
 }
@@ -483,17 +619,29 @@ void Sweep::explain(NodeId n, const Candidate& c, const Slice& failed) {
     refuse(n, failed.why, failed.detail);
 }
 
+/// What could be undone is there anyway, because it is returned or somebody
+/// behind the node keeps it. Told where the node is a coupling to look at.
+void Sweep::explainKept(NodeId n, const Candidate& c) {
+  if (c.cls != RuleClass::Sum && c.cls != RuleClass::Annotated)
+    return;
+  for (ValueId x : c.solved) {
+    const Availability a = avail_[flow_.canonical(x)];
+    if (a != Availability::Output && a != Availability::Held)
+      return;
+  }
+  if (c.cls == RuleClass::Sum) {
+    const Slice network = slice(c.others, c.solved, n, false);
+    if (!network.ok || network.nodes.empty())
+      return;
+    if (isParallelUpdate(n, c)) // kept by the other half's network
+      return refuse(n, Reason::ParallelUpdate);
+  }
+  refuse(n, Reason::KeptAnyway, nameOf(flow_.value(c.solved[0]).value));
+}
+
 /// Nodes where a chain ends although it goes on before them: their result is
 /// rebuilt, and they cannot be undone.
 void Sweep::explainBreaks() {
-  auto isSum = [&](NodeId n) {
-    const auto candidates = candidatesOf(n, context_);
-    return std::any_of(
-        candidates.begin(), candidates.end(), [](const Candidate& c) {
-          return !c.refused &&
-                 (c.cls == RuleClass::Sum || c.cls == RuleClass::Annotated);
-        });
-  };
   for (NodeId n = 0; n < NodeId(flow_.nodes().size()); ++n) {
     const NodeInfo& info = flow_.node(n);
     const bool rebuilt =
@@ -503,6 +651,10 @@ void Sweep::explainBreaks() {
         });
     if (!rebuilt || info.glue || done_[n] || interior_[n] ||
         info.effect == EffectKind::Effect || !candidatesOf(n, context_).empty())
+      continue;
+    // Hands its parts on: nothing is lost there.
+    if (std::any_of(info.results.begin(), info.results.end(),
+                    [&](ValueId v) { return flow_.canonical(v) != v; }))
       continue;
     if (!info.node->blocks().empty())
       refuse(n, Reason::ControlFlow);

@@ -39,6 +39,10 @@ private:
     int candidate = -2; ///< -2: none, -1: recompute
     Slice slice;
     bool needed = false;
+    /// Inputs of the method that the conditioner starts from and that the
+    /// solved operand itself comes from: such a conditioner is what the model
+    /// computed the states by, not the network between two of them.
+    int origins = 0;
   };
 
   void sweepOnce();
@@ -60,8 +64,16 @@ private:
               const std::vector<ValueId>& resultAnchors);
   void refuse(NodeId n, Reason reason, std::string detail = "");
   void explain(NodeId n, const Candidate& c, const Slice& failed);
+  void explainKept(NodeId n, const Candidate& c);
+  bool isSum(NodeId n) const;
   bool isParallelUpdate(NodeId n, const Candidate& c) const;
   void explainBreaks();
+  /// By how much errors of the node's results may have grown, as far as the
+  /// rules say so with a number.
+  double growthOf(NodeId n) const;
+  void dropDoubledRecomputations();
+  void orderDerivations();
+  void undoFreeProducers(const std::vector<ValueId>& fresh);
   bool available(ValueId v) const;
   void makeAvailable(ValueId v, Availability a);
 
@@ -70,6 +82,7 @@ private:
   const Bans& bans_;
   int pass_ = 1;
   std::vector<Availability> avail_; ///< by ValueId, at the canonical value
+  std::vector<double> growth_;      ///< by canonical ValueId, where rebuilt
   std::vector<bool> interior_;      ///< node is part of a conditioner
   std::vector<bool> done_;          ///< node made a derivation
   std::vector<Derivation> derivations_;

@@ -1,6 +1,7 @@
 #include "passes/export/ArchiveWriter.h"
 
 #include "inv/Abi.h"
+#include "passes/export/ReadableOrder.h"
 #include "passes/support/AtomicFile.h"
 #include "passes/support/Error.h"
 #include "passes/support/Symbols.h"
@@ -68,7 +69,9 @@ void installMethods(Model& model) {
     c10::FunctionSchema schema = old.getSchema();
     type->unsafeRemoveMethod(method.name);
     cu->unsafeRemoveMethod(name);
-    Function* fresh = cu->create_function(name, method.graph->copy());
+    auto graph = method.graph->copy();
+    arrangeForReading(*graph);
+    Function* fresh = cu->create_function(name, std::move(graph));
     fresh->setSchema(std::move(schema));
     type->addMethod(fresh);
   }

@@ -1,41 +1,229 @@
-// Monotone activations.
+// Strictly monotone activations.
 //
-//   y = leaky_relu(x, s), s > 0     x = leaky_relu(y, 1 / s)
+//   leaky_relu(x, s), s > 0    leaky_relu(y, 1/s)
+//   elu, selu, celu            log1p on the negative side
+//   softplus(x)                y + log(-expm1(-y))
+//   sigmoid, tanh, atan        logit, atanh, tan
+//   sinh, asinh, exp, log      asinh, sinh, log, exp
+//   softsign                   y / (1 - |y|)
 //
-// Amplification 1/s where s < 1. Not matched: a slope that is not a positive
-// constant; relu (its negative half is lost).
+// Closed forms: Abramowitz & Stegun, chapter 4; softplus so that neither exp
+// overflows nor log cancels. Many of them saturate: far out, y says little or
+// nothing about x. Errors grow by 1 / f'(x), which is known from y; the step
+// measures it in forward. They are left alone without --saturating.
+// Not matched: relu, gelu, silu (not monotone or not strictly), a slope that is
+// not a positive constant, elu with scales other than constants, softplus with
+// a threshold that another value than the default.
 #include "passes/rules/Match.h"
 
 #include <cmath>
+#include <string>
+#include <unordered_map>
 
 namespace inv::opt {
 
 using namespace torch::jit;
 
+namespace {
+
+/// A builder of expressions over one graph.
+struct Code {
+  Graph& g;
+  Value* operator()(const char* name, std::initializer_list<Value*> in) const {
+    std::vector<NamedValue> arguments(in.begin(), in.end());
+    return g.insert(Symbol::fromQualString(std::string("aten::") + name),
+                    arguments);
+  }
+  Value* number(double v) const { return g.insertConstant(v); }
+};
+
+/// An expression in y.
+using Expression = std::function<Value*(const Code&, Value*)>;
+
+struct Activation {
+  Expression inverse;
+  /// f'(x), where it comes close to zero or depends on x.
+  Expression slope;
+  /// max 1 / f'(x), where there is no `slope`.
+  double amplification = 1.0;
+};
+
+/// One operator of ATen.
+Expression oneOperator(const char* name) {
+  return [name](const Code& code, Value* y) { return code(name, {y}); };
+}
+
+/// y = scale * (x > 0 ? x : alpha * (exp(x * rate) - 1)), alpha, scale > 0:
+/// elu, selu, celu.
+Activation exponentialUnit(double alpha, double scale, double rate) {
+  Activation a;
+  a.inverse = [=](const Code& code, Value* y) {
+    Value* unscaled = code("div", {y, code.number(scale)});
+    Value* negative = code("clamp_max", {unscaled, code.number(0.0)});
+    Value* back = code(
+        "div", {code("log1p", {code("div", {negative, code.number(alpha)})}),
+                code.number(rate)});
+    Value* isPositive = code("gt", {y, code.number(0.0)});
+    return code("where", {isPositive, unscaled, back});
+  };
+  // scale where x > 0, else scale * alpha * rate * exp(rate * x)
+  a.slope = [=](const Code& code, Value* y) {
+    Value* left = code("mul", {code("add", {y, code.number(scale * alpha),
+                                            code.g.insertConstant(1)}),
+                               code.number(rate)});
+    return code("where", {code("gt", {y, code.number(0.0)}),
+                          code("full_like", {y, code.number(scale)}), left});
+  };
+  return a;
+}
+
+Value* oneMinus(const Code& code, Value* y) {
+  return code("rsub", {y, code.number(1.0), code.g.insertConstant(1)});
+}
+
+const std::unordered_map<std::string, Activation>& plainOnes() {
+  static const std::unordered_map<std::string, Activation> table = {
+      {"sigmoid",
+       {oneOperator("logit"),
+        [](const Code& code, Value* y) {
+          return code("mul", {y, oneMinus(code, y)});
+        }}},
+      {"tanh",
+       {oneOperator("atanh"),
+        [](const Code& code, Value* y) {
+          return oneMinus(code, code("mul", {y, y}));
+        }}},
+      {"atan",
+       {oneOperator("tan"),
+        [](const Code& code, Value* y) {
+          return code("square", {code("cos", {y})});
+        }}},
+      {"sinh", {oneOperator("asinh"), {}}},
+      {"asinh",
+       {oneOperator("sinh"),
+        [](const Code& code, Value* y) {
+          return code("reciprocal", {code("cosh", {y})});
+        }}},
+      {"exp", {oneOperator("log"), [](const Code&, Value* y) { return y; }}},
+      {"log",
+       {oneOperator("exp"),
+        [](const Code& code, Value* y) {
+          return code("exp", {code("neg", {y})});
+        }}},
+      {"softsign",
+       {[](const Code& code, Value* y) {
+          return code("div", {y, oneMinus(code, code("abs", {y}))});
+        },
+        [](const Code& code, Value* y) {
+          return code("square", {oneMinus(code, code("abs", {y}))});
+        }}},
+  };
+  return table;
+}
+
+std::optional<Activation> ofLeakyRelu(const Node* n, std::string& why) {
+  const std::optional<double> slope = constantScalar(n->input(1));
+  if (!slope || !(*slope > 0.0) || !std::isfinite(*slope)) {
+    why = "the slope is not a positive constant";
+    return std::nullopt;
+  }
+  Activation a;
+  a.amplification = std::max(1.0, 1.0 / *slope);
+  a.inverse = [s = *slope](const Code& code, Value* y) {
+    return code("leaky_relu", {y, code.number(1.0 / s)});
+  };
+  return a;
+}
+
+/// elu(x, alpha, scale, input_scale) and celu(x, alpha).
+std::optional<Activation> ofExponentialUnit(const Node* n, bool isCelu,
+                                            std::string& why) {
+  double factors[3] = {1.0, 1.0, 1.0};
+  for (size_t i = 1; i < n->inputs().size() && i < 4; ++i) {
+    const std::optional<double> factor = constantScalar(n->input(i));
+    if (!factor || !(*factor > 0.0) || !std::isfinite(*factor)) {
+      why = "a factor is not a positive constant";
+      return std::nullopt;
+    }
+    factors[i - 1] = *factor;
+  }
+  if (isCelu)
+    return exponentialUnit(factors[0], 1.0, 1.0 / factors[0]);
+  return exponentialUnit(factors[0], factors[1], factors[2]);
+}
+
+std::optional<Activation> ofSoftplus(const Node* n, std::string& why) {
+  if (constantScalar(n->input(1)) != 1.0 ||
+      constantScalar(n->input(2)) != 20.0) {
+    why = "beta and threshold are not 1 and 20";
+    return std::nullopt;
+  }
+  Activation a;
+  a.inverse = [](const Code& code, Value* y) {
+    Value* rest = code("neg", {code("expm1", {code("neg", {y})})});
+    return code("add", {y, code("log", {rest}), code.g.insertConstant(1)});
+  };
+  a.slope = [](const Code& code, Value* y) {
+    return code("neg", {code("expm1", {code("neg", {y})})});
+  };
+  return a;
+}
+
+/// Nothing where `n` is no activation of the table; `why` is set where it is
+/// one with arguments that do not fit.
+std::optional<Activation> activationOf(const Node* n, std::string& why) {
+  if (!n->kind().is_aten())
+    return std::nullopt;
+  const std::string name = n->kind().toUnqualString();
+  if (auto found = plainOnes().find(name); found != plainOnes().end())
+    return n->inputs().size() == 1 ? std::optional(found->second)
+                                   : std::nullopt;
+  if (name == "leaky_relu")
+    return ofLeakyRelu(n, why);
+  if (name == "elu" || name == "celu")
+    return ofExponentialUnit(n, name == "celu", why);
+  if (name == "selu") // Klambauer et al., 2017
+    return exponentialUnit(1.6732632423543772, 1.0507009873554805, 1.0);
+  if (name == "softplus")
+    return ofSoftplus(n, why);
+  return std::nullopt;
+}
+
+} // namespace
+
 void activationRule(NodeId id, const RuleContext& context,
                     std::vector<Candidate>& out) {
   const Dataflow& flow = context.flow;
   Node* n = flow.node(id).node;
-  if (n->kind() != aten::leaky_relu)
+  if (n->inputs().empty() || n->outputs().size() != 1)
+    return;
+  std::string why;
+  const std::optional<Activation> found = activationOf(n, why);
+  if ((!found && why.empty()) ||
+      (found && found->slope && !context.options.saturating))
     return;
   const ValueId x = flow.idOf(n->input(0));
-  if (x < 0 || !flow.value(x).isActivation())
+  if (x < 0 || !flow.value(x).isActivation() || !isTensor(flow.value(x)))
     return;
-  const std::optional<double> slope = constantScalar(n->input(1));
   Candidate c;
-  c.rule = "leaky_relu";
+  c.rule = "activation";
   c.cls = RuleClass::Pointwise;
   c.solved = {x};
-  if (!slope || !(*slope > 0.0) || !std::isfinite(*slope)) {
+  if (!found) {
     c.refused = Reason::NotInvertible;
-    c.detail = "the slope is not a positive constant";
+    c.detail = why;
     out.push_back(std::move(c));
     return;
   }
-  c.amplification = std::max(1.0, 1.0 / *slope);
-  c.emit = [s = *slope](InverseBuilder& b) -> std::vector<Value*> {
-    return {b.graph().insert(aten::leaky_relu, {b.result(0), 1.0 / s})};
+  c.amplification = found->amplification;
+  c.emit = [inverse = found->inverse](InverseBuilder& b) {
+    return std::vector<Value*>{inverse(Code{b.graph()}, b.result(0))};
   };
+  if (found->slope)
+    c.growth = [slope = found->slope](InverseBuilder& b) {
+      const Code code{b.graph()};
+      return code("reciprocal", {code("min", {slope(code, b.result(0))})});
+    };
   out.push_back(std::move(c));
 }
 

@@ -8,6 +8,8 @@ const char* nameOf(RuleClass cls) {
     return "free";
   case RuleClass::Sum:
     return "sum";
+  case RuleClass::Product:
+    return "product";
   case RuleClass::Scale:
     return "scale";
   case RuleClass::Annotated:

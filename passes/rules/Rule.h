@@ -27,6 +27,7 @@ namespace inv::opt {
 enum class RuleClass {
   Free,      ///< layout, split and join: moves values, exact
   Sum,       ///< add and subtract another operand
+  Product,   ///< multiply or divide by another operand
   Scale,     ///< multiply by a known non-zero constant, add a constant
   Annotated, ///< a module whose inverse the user wrote
   Solve,     ///< linear layers
@@ -72,6 +73,11 @@ struct Candidate {
   bool needsSizes = false;
   /// Appends the inverse to builder.graph() and returns the solved values.
   std::function<std::vector<torch::jit::Value*>(InverseBuilder&)> emit;
+  /// Where that bound depends on values: appends code that gives it for the
+  /// values at hand, as a tensor of one element (0 or less: not invertible
+  /// here). Reads what the inverse may read. The step evaluates it in forward
+  /// (abi::kGrowth); without it, `amplification` is what counts.
+  std::function<torch::jit::Value*(InverseBuilder&)> growth;
   /// Set where the node would fit but a condition fails: then nothing of the
   /// above is used, and the reason is reported.
   std::optional<Reason> refused;

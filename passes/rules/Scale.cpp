@@ -4,11 +4,15 @@
 //   y = c * x  =>  x = y / c        y = x / c  =>  x = y * c
 //   y = -x     =>  x = -y           y = x + p  =>  x = y - p
 //
-// Exact for neg and powers of two. Amplification 1/|c| for a product. A scale
-// that is a tensor, or computed, is refused here: that it is nowhere zero is
-// not shown ("scale-maybe-zero"). Adding a parameter is exact up to rounding;
-// that x is not the broadcast side is checked by the step at run time.
+// Exact for neg and powers of two. Amplification 1/|c| for a product. A number
+// that is an attribute of the module (a float that scripting kept) is measured
+// by the step when it runs, since it may be set before training; one that the
+// method computes is refused: that it is not zero is not shown
+// ("scale-maybe-zero"). Tensors are family "product". Adding a parameter is
+// exact up to rounding; that x is not the broadcast side is checked by the step
+// at run time.
 #include "passes/rules/Match.h"
+#include "passes/support/GraphRunner.h"
 
 #include <cmath>
 
@@ -33,12 +37,41 @@ Operands sides(const Dataflow& flow, Node* n) {
   return o;
 }
 
-Candidate scaleBy(const Dataflow& flow, Value* x, Value* c, bool multiply) {
+/// The number that an attribute of the saved module has (`self.gamma`); it may
+/// be set to another one before training.
+std::optional<double> savedNumber(Value* v, const RuleContext& context) {
+  if (!context.self.isObject() || v->node()->kind() != prim::GetAttr)
+    return std::nullopt;
+  const std::optional<c10::IValue> value = evaluateStatic(v, context.self);
+  if (!value || !(value->isDouble() || value->isInt()))
+    return std::nullopt;
+  return value->isDouble() ? value->toDouble() : double(value->toInt());
+}
+
+/// The factor by which dividing by the number (multiplying with it) enlarges
+/// errors, when the step runs.
+std::function<Value*(InverseBuilder&)> growthBy(Value* c, bool multiply) {
+  return [c, multiply](InverseBuilder& b) -> Value* {
+    Graph& g = b.graph();
+    Value* size =
+        g.insert(aten::abs, {g.insert(aten::scalar_tensor, {b.operand(c)})});
+    return multiply ? g.insert(aten::reciprocal, {size}) : size;
+  };
+}
+
+Candidate scaleBy(const RuleContext& context, Value* x, Value* c,
+                  bool multiply) {
+  const Dataflow& flow = context.flow;
   Candidate out;
   out.rule = "scale";
   out.cls = RuleClass::Scale;
   out.solved = {flow.idOf(x)};
-  const std::optional<double> number = constantScalar(c);
+  std::optional<double> number = constantScalar(c);
+  if (!number) {
+    number = savedNumber(c, context);
+    if (number)
+      out.growth = growthBy(c, multiply);
+  }
   if (!number) {
     out.refused = Reason::ScaleMaybeZero;
     out.detail = nameOf(c);
@@ -91,8 +124,11 @@ void scaleRule(NodeId id, const RuleContext& context,
   if (n->kind() == aten::div && n->inputs().size() > 2)
     return;
   if (product) {
-    if (x != other)
-      out.push_back(scaleBy(flow, o.x, o.other, n->kind() == aten::mul));
+    // Two tensors: family "product".
+    const bool tensors =
+        other >= 0 && isTensor(flow.value(other)) && !constantScalar(o.other);
+    if (x != other && !tensors)
+      out.push_back(scaleBy(context, o.x, o.other, n->kind() == aten::mul));
     return;
   }
   if (other < 0 || flow.value(other).isActivation())

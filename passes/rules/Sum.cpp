@@ -72,10 +72,14 @@ void sumRule(NodeId id, const RuleContext& context,
   const ValueInfo& y = flow.value(flow.idOf(n->output()));
   c.refused = arithmeticProblem(flow.value(p), y);
   out.push_back(c);
-  if (!alphaNumber || *alphaNumber == 0.0)
-    return; // alpha unknown: only the plain operand can be solved
   c.solved = {s};
   c.others = {p};
+  if (!alphaNumber || *alphaNumber == 0.0) {
+    c.refused = Reason::ScaleMaybeZero;
+    c.detail = alphaNumber ? "alpha is 0" : nameOf(alpha);
+    out.push_back(c);
+    return;
+  }
   c.amplification = std::max(1.0, 1.0 / std::abs(*alphaNumber));
   c.emit = SumInverse{plain, alpha, true, minus};
   c.refused = arithmeticProblem(flow.value(s), y);

@@ -2,6 +2,7 @@
 #include "passes/support/GraphUtil.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include <torch/csrc/jit/ir/constants.h>
 
@@ -150,6 +151,18 @@ static void collect(Block* block, std::vector<Node*>& nodes) {
     for (Block* inner : node->blocks())
       collect(inner, nodes);
   }
+}
+
+std::string attributeName(const Value* value) {
+  std::string name;
+  for (; value->node()->kind() == prim::GetAttr;
+       value = value->node()->input()) {
+    const std::string& part = value->node()->s(attr::name);
+    name = name.empty() ? part : part + "_" + name;
+    if (part.empty() || !std::isdigit(static_cast<unsigned char>(part[0])))
+      return name;
+  }
+  return name.empty() ? name : "item_" + name;
 }
 
 std::vector<Node*> allNodes(Block* block) {

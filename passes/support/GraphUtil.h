@@ -47,6 +47,10 @@ torch::jit::Node* ancestorIn(torch::jit::Node* node,
 /// input; empty for anything else.
 std::optional<std::string> attributePath(torch::jit::Value* value);
 
+/// A name for what a GetAttr reads: "conv" of net.conv, "blocks_0" of
+/// net.blocks.0, since a number alone names nothing. Anything else: empty.
+std::string attributeName(const torch::jit::Value* value);
+
 /// All nodes, outer before inner, in program order.
 std::vector<torch::jit::Node*> allNodes(torch::jit::Block* block);
 

@@ -19,7 +19,15 @@ struct Options {
   /// Form steps whether or not they save anything (small tests).
   bool forceSteps = false;
   /// Largest condition number of a weight that is undone by a solve.
-  double maxCondition = 1e4;
+  double maxCondition = 1e3;
+  /// Along a chain, how much undoing may enlarge rounding errors (in float32;
+  /// in float64 1e7 times as much); where it would be more, the chain starts
+  /// anew from a kept value. Where weights are solved for, maxCondition counts
+  /// if it is larger.
+  double maxGrowth = 100;
+  /// Undo activations that saturate as well (sigmoid, tanh, exp, ...), as far
+  /// as the values of each call allow.
+  bool saturating = false;
   /// Most nodes that a backward search for a conditioner may visit.
   int64_t maxConditioner = 400;
   /// Paths of submodules that the user declares to be invertible

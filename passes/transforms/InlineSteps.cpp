@@ -303,24 +303,34 @@ int removeUnusedSteps(Model& model) {
 
 bool inlineSteps(PassContext& ctx) {
   Graph& graph = *ctx.method.graph;
-  std::vector<Node*> ours;
-  for (Node* node : allNodes(graph.block()))
-    if (isStep(node) || isKind(node, abi::kResplit) ||
-        isKind(node, abi::kAsPiece) || isNeeds(node))
-      ours.push_back(node);
-  if (ours.empty())
-    return false;
-  for (Node* node : ours) {
+  auto collect = [&](auto wanted) {
+    std::vector<Node*> found;
+    for (Node* node : allNodes(graph.block()))
+      if (wanted(node))
+        found.push_back(node);
+    return found;
+  };
+  const std::vector<Node*> steps = collect(isStep);
+  for (Node* node : steps) {
     WithInsertPoint guard(node);
-    if (isStep(node))
-      handOver(node, StepCall(node, ctx.model.module).inlineHere());
-    else if (isKind(node, abi::kResplit))
+    handOver(node, StepCall(node, ctx.model.module).inlineHere());
+    node->destroy();
+  }
+  // Behind the steps: their conditioners hold such operators, too.
+  const std::vector<Node*> others = collect([](const Node* node) {
+    return isKind(node, abi::kResplit) || isKind(node, abi::kAsPiece) ||
+           isNeeds(node);
+  });
+  for (Node* node : others) {
+    WithInsertPoint guard(node);
+    if (isKind(node, abi::kResplit))
       expandResplit(node);
     else if (isKind(node, abi::kAsPiece))
       replaceValue(node->output(), node->input(0));
-  }
-  for (Node* node : ours)
     node->destroy();
+  }
+  if (steps.empty() && others.empty())
+    return false;
   removeDeadNodes(graph);
   lowerLists(graph);
   mergeReads(graph);

@@ -1,8 +1,7 @@
 #include "passes/transforms/MethodBuilder.h"
 
 #include "passes/rules/Annotated.h"
-
-#include <cctype>
+#include "passes/support/GraphUtil.h"
 
 namespace inv::opt {
 
@@ -12,12 +11,10 @@ std::string readableName(const Value* v) {
   // The importer of archives names parameters after their attribute only if
   // the source did; the attribute's name says more.
   if (v->node()->kind() == prim::GetAttr) {
-    std::string name = v->node()->s(attr::name);
     const Value* object = v->node()->input();
+    std::string name = v->node()->s(attr::name);
     if (object->node()->kind() == prim::GetAttr)
-      name = object->node()->s(attr::name) + "_" + name;
-    if (!name.empty() && std::isdigit(static_cast<unsigned char>(name[0])))
-      name = "p" + name;
+      name = attributeName(object) + "_" + name;
     return name;
   }
   if (!v->hasDebugName())

@@ -1,6 +1,7 @@
 #include "passes/transforms/StepDraft.h"
 
 #include "passes/rules/Match.h"
+#include "passes/support/Symbols.h"
 
 #include <algorithm>
 #include <numeric>
@@ -25,7 +26,8 @@ const char* nameOf(StepForm form) {
 
 bool isCopied(const Dataflow& flow, NodeId n) {
   const NodeInfo& info = flow.node(n);
-  if (info.glue || info.view)
+  // as_piece is a copy, but two steps that read it are not one for that.
+  if (info.glue || info.view || info.node->kind() == sym::asPiece())
     return true;
   if (info.effect == EffectKind::Assert && info.results.empty())
     return false;
@@ -52,7 +54,7 @@ public:
   std::vector<StepDraft> run() {
     uniteSharedConditioners();
     uniteCastWithMaker();
-    uniteLayoutWithReader();
+    uniteWithReader();
     std::vector<StepDraft> steps = collectGroups();
     findOwners(steps);
     std::vector<StepDraft> out;
@@ -74,7 +76,7 @@ private:
 
   void uniteSharedConditioners();
   void uniteCastWithMaker();
-  void uniteLayoutWithReader();
+  void uniteWithReader();
   std::vector<StepDraft> collectGroups();
   void findOwners(const std::vector<StepDraft>& steps);
   bool fill(StepDraft& step);
@@ -127,8 +129,9 @@ void Drafter::uniteCastWithMaker() {
 }
 
 /// permute, scale, ... whose only reader is undone by a derivation of its own:
-/// one step does both.
-void Drafter::uniteLayoutWithReader() {
+/// one step does both. Likewise x * s + t with a network each for s and t of
+/// the same terminals.
+void Drafter::uniteWithReader() {
   std::unordered_map<NodeId, size_t> byNode;
   for (size_t i = 0; i < parent_.size(); ++i)
     if (found_.derivations[i].candidate >= 0)
@@ -137,7 +140,9 @@ void Drafter::uniteLayoutWithReader() {
     const Derivation& d = found_.derivations[i];
     const bool light = d.conditioner.empty() &&
                        (d.cls == RuleClass::Free || d.cls == RuleClass::Scale);
-    if (!light || flow_.node(d.node).results.size() != 1)
+    const bool combines = d.candidate >= 0 && (d.cls == RuleClass::Sum ||
+                                               d.cls == RuleClass::Product);
+    if ((!light && !combines) || flow_.node(d.node).results.size() != 1)
       continue;
     const ValueInfo& result = flow_.value(flow_.node(d.node).results[0]);
     if (result.readers.size() != 1 || result.graphOutput)
@@ -145,9 +150,14 @@ void Drafter::uniteLayoutWithReader() {
     auto reader = byNode.find(result.readers[0]);
     if (reader == byNode.end())
       continue;
-    const auto& solved = found_.derivations[reader->second].solved;
-    if (found_.derivations[reader->second].needsSizes)
+    const Derivation& next = found_.derivations[reader->second];
+    const auto& solved = next.solved;
+    if (next.needsSizes)
       continue; // the size of what would be inside is not there to be asked
+    if (combines &&
+        (next.terminals != d.terminals ||
+         (next.cls != RuleClass::Sum && next.cls != RuleClass::Product)))
+      continue;
     if (std::find(solved.begin(), solved.end(),
                   flow_.node(d.node).results[0]) != solved.end())
       parent_[find(i)] = find(reader->second);
@@ -358,6 +368,14 @@ bool Drafter::fill(StepDraft& step) {
   step.owned.insert(step.owned.end(), step.stream.begin(), step.stream.end());
   std::sort(step.owned.begin(), step.owned.end());
   fillInputs(step);
+  // A step cannot read what it makes.
+  for (NodeId n : step.stream)
+    for (ValueId v : flow_.node(n).results)
+      if (std::find(step.zs.begin(), step.zs.end(), v) != step.zs.end()) {
+        refusals_.push_back(
+            {n, Reason::Untraceable, nameOf(flow_.value(v).value)});
+        return false;
+      }
   // A number that the function reads must come from outside.
   for (ValueId v : step.aux)
     if (!isTensor(flow_.value(v))) {

@@ -76,6 +76,33 @@ std::optional<ScaledSum> matchScaledSum(const StepDraft& d,
   return std::nullopt;
 }
 
+/// How errors grow through a step's inverse.
+struct Growth {
+  double constant = 1.0;        ///< of the rules whose bound is a number
+  bool dependsOnValues = false; ///< others have code for it
+};
+
+Growth growthOf(const StepDraft& draft, const RuleContext& rules) {
+  Growth growth;
+  for (const Derivation& d : draft.derivations) {
+    if (d.candidate < 0)
+      continue;
+    if (candidatesOf(d.node, rules).at(size_t(d.candidate)).growth)
+      growth.dependsOnValues = true;
+    else
+      growth.constant *= d.amplification;
+  }
+  return growth;
+}
+
+double mostGrowth(const StepDraft& draft, const Options& options) {
+  const bool solves = std::any_of(
+      draft.derivations.begin(), draft.derivations.end(),
+      [](const Derivation& d) { return d.cls == RuleClass::Solve; });
+  return solves ? std::max(options.maxGrowth, options.maxCondition)
+                : options.maxGrowth;
+}
+
 /// Everything that one step is written from, and the code of its inverse.
 class Writing final : public AttributeSource, public InverseBuilder {
 public:
@@ -88,7 +115,9 @@ public:
   void run() {
     collectInterface();
     if (!draft_.stream.empty()) {
-      writeInverse();
+      inverse = writeInverse(/*asGrowth=*/false);
+      if (growthOf(draft_, rules_).dependsOnValues)
+        growth = writeInverse(/*asGrowth=*/true);
       writeFunction();
     }
     if (!draft_.aux.empty() || !draft_.sides.empty())
@@ -133,7 +162,7 @@ public:
 
   std::vector<Value*> captures, functionCaptures, scratch, extras,
       functionExtras;
-  std::shared_ptr<Graph> conditioner, function, inverse;
+  std::shared_ptr<Graph> conditioner, function, inverse, growth;
 
 private:
   static constexpr int64_t kWhole = std::numeric_limits<int64_t>::min();
@@ -203,8 +232,11 @@ private:
       b.addInput(v, "n");
   }
 
-  void writeInverse() {
+  /// The inverse; or, as growth, the inverse with the code of its growths, of
+  /// which only what these read is left (dead code is removed later).
+  std::shared_ptr<Graph> writeInverse(bool asGrowth) {
     MethodBuilder b(type_, *this);
+    Value* product = nullptr;
     inverse_ = &b;
     addFunctionInputs(b, draft_.ys, "y");
     for (const Derivation& d : draft_.derivations) {
@@ -214,6 +246,10 @@ private:
       const Candidate candidate =
           candidatesOf(d.node, rules_).at(size_t(d.candidate));
       WithInsertPoint at(b.graph().return_node());
+      if (asGrowth && candidate.growth) {
+        Value* one = candidate.growth(*this);
+        product = product ? b.graph().insert(aten::mul, {product, one}) : one;
+      }
       std::vector<Value*> solved = candidate.emit(*this);
       for (size_t i = 0; i < d.solved.size(); ++i) {
         Value* outer = flow_.value(d.solved[i]).value;
@@ -228,9 +264,9 @@ private:
     std::vector<Value*> results;
     for (Value* x : valuesOf(draft_.xs))
       results.push_back(b.get(x));
-    b.finish(results);
+    b.finish(asGrowth ? std::vector<Value*>{product} : results);
     inverse_ = nullptr;
-    inverse = b.take();
+    return b.take();
   }
 
   void writeFunction() {
@@ -300,7 +336,8 @@ std::string contentOf(Graph& graph) {
 using Constants = std::vector<std::pair<std::string, IValue>>;
 
 Constants constantsOf(const StepDraft& draft, const Writing& w,
-                      const Dataflow& flow) {
+                      const RuleContext& rules) {
+  const Dataflow& flow = rules.flow;
   Constants out = {
       {abi::kNumStates, int64_t(draft.ys.size())},
       {abi::kNumAux, int64_t(draft.aux.size())},
@@ -309,6 +346,8 @@ Constants constantsOf(const StepDraft& draft, const Writing& w,
       {abi::kFunctionExtras, indicesIn(w.functionExtras, w.extras)},
       {abi::kScratch, indicesIn(w.scratch, w.captures)},
   };
+  if (const Growth growth = growthOf(draft, rules); growth.constant != 1.0)
+    out.emplace_back(abi::kConstantGrowth, growth.constant);
   if (auto sum = matchScaledSum(draft, flow)) {
     out.emplace_back(abi::kArithmetic, std::string(abi::kScaledSum));
     out.emplace_back(abi::kXScale, sum->xScale);
@@ -326,6 +365,7 @@ struct Attributes {
   std::string mode;
   bool preserveRng = true;
   std::string origin;
+  double maxGrowth = 0.0;
 };
 
 void setAttributes(Module& step, const Attributes& a, bool fresh) {
@@ -333,14 +373,11 @@ void setAttributes(Module& step, const Attributes& a, bool fresh) {
       {"training", true},
       {abi::kMode, a.mode},
       {abi::kPreserveRng, a.preserveRng},
-      {abi::kOrigin, a.origin}};
+      {abi::kOrigin, a.origin},
+      {abi::kMaxGrowth, a.maxGrowth}};
   for (const auto& [name, value] : all)
     if (fresh)
-      step.register_attribute(name,
-                              value.isBool()
-                                  ? c10::TypePtr(c10::BoolType::get())
-                                  : c10::TypePtr(c10::StringType::get()),
-                              value);
+      step.register_attribute(name, value.type(), value);
     else
       step.setattr(name, value);
 }
@@ -375,9 +412,9 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
   auto type = c10::ClassType::create(className(), cu, /*is_module=*/true);
   Writing w(context_, rules_, draft, current, type);
   w.run();
-  const Constants constants = constantsOf(draft, w, rules_.flow);
+  const Constants constants = constantsOf(draft, w, rules_);
   std::string content;
-  for (const auto& graph : {w.conditioner, w.function, w.inverse})
+  for (const auto& graph : {w.conditioner, w.function, w.inverse, w.growth})
     if (graph) {
       EliminateDeadCode(graph);
       content += contentOf(*graph) + "\n";
@@ -389,7 +426,8 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
       rules_.flow
           .node(draft.stream.empty() ? draft.owned.back() : draft.stream.back())
           .node;
-  const Attributes attributes{context_.options.mode, true, originOf(place)};
+  const Attributes attributes{context_.options.mode, true, originOf(place),
+                              mostGrowth(draft, context_.options)};
   auto known = classes_.find(content);
   const bool fresh = known == classes_.end();
   if (fresh) {
@@ -406,7 +444,8 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
     const std::vector<std::pair<const char*, std::shared_ptr<Graph>>> methods =
         {{abi::kConditioner, w.conditioner},
          {abi::kFunction, w.function},
-         {abi::kInverse, w.inverse}};
+         {abi::kInverse, w.inverse},
+         {abi::kGrowth, w.growth}};
     for (const auto& [name, graph] : methods)
       if (graph)
         type->addMethod(cu->create_function(

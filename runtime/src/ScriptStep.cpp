@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <unordered_map>
@@ -25,8 +26,9 @@ struct StepClass {
   std::weak_ptr<c10::ClassType> type;
   StepLayout layout;
   // Owned by the compilation unit, which every object of the class keeps.
-  Function *conditioner = nullptr, *function = nullptr, *inverse = nullptr;
-  std::optional<size_t> mode, preserveRng, origin; // attribute slots
+  Function *conditioner = nullptr, *function = nullptr, *inverse = nullptr,
+           *growth = nullptr;
+  std::optional<size_t> mode, preserveRng, origin, maxGrowth; // attribute slots
   MethodFacts conditionerFacts, functionFacts;
   mutable std::atomic<bool> mayDraw{false};
 };
@@ -98,6 +100,7 @@ StepLayout readLayout(const ClassReader& read) {
   layout.arithmetic = arithmeticOf(read.text(abi::kArithmetic));
   layout.xScale = read.real(abi::kXScale, 1);
   layout.auxScale = read.real(abi::kAuxScale, 1);
+  layout.constantGrowth = read.real(abi::kConstantGrowth, 1);
   read.check(layout.xScale != 0, abi::kXScale, "scale other than 0");
   if (auto captures = read.integers(abi::kFunctionCaptures)) {
     layout.functionCaptures = *captures;
@@ -120,9 +123,11 @@ readClass(const std::shared_ptr<c10::ClassType>& type) {
   result->conditioner = type->findMethod(abi::kConditioner);
   result->function = type->findMethod(abi::kFunction);
   result->inverse = type->findMethod(abi::kInverse);
+  result->growth = type->findMethod(abi::kGrowth);
   result->mode = type->findAttributeSlot(abi::kMode);
   result->preserveRng = type->findAttributeSlot(abi::kPreserveRng);
   result->origin = type->findAttributeSlot(abi::kOrigin);
+  result->maxGrowth = type->findAttributeSlot(abi::kMaxGrowth);
   if (result->conditioner)
     result->conditionerFacts = analyzeMethod(*result->conditioner);
   if (result->function)
@@ -182,6 +187,24 @@ public:
     ++counters().inverses;
     return run(class_->inverse, abi::kInverse, {&y, &aux, &captures}, extras,
                -1);
+  }
+
+  bool growthIsConstant() const override { return !class_->growth; }
+  double growth(Tensors y, Tensors aux, Tensors captures,
+                const Extras& extras) const override {
+    double own = 1;
+    if (class_->growth)
+      own =
+          run(class_->growth, abi::kGrowth, {&y, &aux, &captures}, extras, 1)[0]
+              .item<double>();
+    if (!(own > 0))
+      return std::numeric_limits<double>::infinity();
+    return std::max(1.0, own) * std::max(1.0, layout().constantGrowth);
+  }
+
+  double maxGrowth() const override {
+    return class_->maxGrowth ? object_->getSlot(*class_->maxGrowth).toDouble()
+                             : kDefaultMaxGrowth;
   }
 
   bool readsScratch(const CallShape& call, size_t i,

@@ -65,6 +65,12 @@ public:
   /// Drops the value of a state that nobody can ask for any more.
   void drop();
 
+  /// By how much undoing the steps from the last kept state of the chain to
+  /// this one may enlarge an error; 1 for a state that is kept itself.
+  double growth() const { return growth_; }
+  /// REQUIRES: nobody else knows the slot yet.
+  void setGrowth(double growth) { growth_ = growth; }
+
   c10::IntArrayRef sizes() const { return sizes_; }
   /// A step that reads the state says that exact zeros matter to it: the
   /// hand-over notes where they are.
@@ -75,11 +81,6 @@ public:
   /// has (what reads it may compute other bits in another order); and exact
   /// zeros where they were, if that matters to somebody.
   at::Tensor asItWas(at::Tensor t) const;
-
-  /// By how much undoing multiplies an error from here back to the nearest
-  /// state before this one that is kept.
-  double growth() const { return growth_; }
-  void setGrowth(double growth) { growth_ = growth; }
 
   /// Undoes a sum: sees to it that the slot has a value if `wanted`, computed
   /// by `undo`, and forgets `record` if it is `over`. Before, if `record` is

@@ -17,9 +17,9 @@ namespace {
 
 namespace ag = torch::autograd;
 
-/// A state behind which errors would grow by more than this is kept: 32 units
-/// in the last place are 4e-6 in float32.
-constexpr double kMostGrowth = 32;
+/// float64's errors may grow that much more than float32's: with the default
+/// bound to at most 2e-7 and 6e-6 of an element.
+constexpr double kMoreGrowthInDouble = 1e7;
 
 /// One call of a step operator.
 class StepCall {
@@ -54,6 +54,12 @@ public:
         mode_ = Mode::Recompute;
         reportKept(reason);
       }
+    // An ordinary thing on a long chain: counted, not reported.
+    if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint &&
+        isTooInaccurate()) {
+      mode_ = Mode::Recompute;
+      ++counters().kept;
+    }
     return attach();
   }
 
@@ -192,6 +198,9 @@ private:
     Tensors aux;
     runConditioner(leavesOf(z_, needs, x_.size()), captures, aux, sides_);
     noteDraw(record_->replay.conditioner);
+    Tensors growthAux;
+    if (mode_ == Mode::Invert && !record_->step->growthIsConstant())
+      growthAux = detachAll(aux);
     if (scaledSum_) {
       outputGrad_ = {x_[0].requires_grad() || aux[0].requires_grad()};
       at::Tensor f = aux[0].detach();
@@ -210,6 +219,9 @@ private:
     // Tensors of our own, whatever the methods returned.
     y_ = detachAll(y_);
     sides_ = detachAll(sides_);
+    if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint)
+      growth_ =
+          std::max(1.0, growthOfStates() * growthOfStep(std::move(growthAux)));
     if (record_->replay.conditioner || record_->replay.function) {
       record_->step->noteDrew();
       ++counters().rngSaved;
@@ -233,16 +245,36 @@ private:
     if (record_->step->choosesByX(shape()))
       return "its function makes a discrete choice, which a rounding error "
              "could turn";
-    if (growthOfY() > kMostGrowth)
-      return "undoing it would multiply rounding errors too often";
     return nullptr;
   }
 
-  /// Each step undone divides the errors of its y by x_scale.
-  double growthOfY() const {
-    if (!scaledSum_)
-      return 1;
-    return std::max(1.0, slotOf(x_[0])->growth() / std::abs(layout().xScale));
+  /// Of the states that this step reads, the largest growth since a state of
+  /// their chain was kept.
+  double growthOfStates() const {
+    double growth = 1;
+    for (const Tensors* states : {&x_, &z_})
+      for (const at::Tensor& t : *states)
+        growth = std::max(growth, slotOf(t)->growth());
+    return growth;
+  }
+
+  /// By how much this step's inverse enlarges errors.
+  double growthOfStep(Tensors aux) const {
+    if (scaledSum_)
+      return 1 / std::abs(layout().xScale);
+    const at::NoGradGuard noGrad;
+    return record_->step->growth(
+        y_, std::move(aux), record_->functionCaptures(detachAll(captures_)),
+        record_->functionExtras);
+  }
+
+  /// Undoing the steps since the last kept state, this one included, would
+  /// enlarge rounding errors too much.
+  bool isTooInaccurate() const {
+    const double most = record_->step->maxGrowth();
+    return !(growth_ <= (x_[0].scalar_type() == at::kDouble
+                             ? most * kMoreGrowthInDouble
+                             : most));
   }
 
   /// Values of x are repeated in y, so that undoing y gives other sizes. (A
@@ -384,7 +416,7 @@ private:
     for (const at::Tensor& t : y_) {
       record_->y.push_back(std::make_shared<Slot>(t));
       if (mode_ == Mode::Invert) { // until the next step consumes it
-        record_->y.back()->setGrowth(growthOfY());
+        record_->y.back()->setGrowth(growth_);
         record_->y.back()->hold(t);
       }
       attachOne(t, *grad++);
@@ -426,6 +458,7 @@ private:
   const Tensors &x_, &z_, &captures_;
   RecordPtr record_;
   bool scaledSum_ = false;
+  double growth_ = 1;
   bool ordinary_ = true;
   Mode mode_ = Mode::Invert;
   Tensors y_, sides_, passed_;

@@ -4,6 +4,10 @@
 
 namespace inv {
 
+double StepFunctions::growth(Tensors, Tensors, Tensors, const Extras&) const {
+  return std::max(1.0, layout().constantGrowth);
+}
+
 const char* opName(StepKind kind) {
   switch (kind) {
   case StepKind::Coupling:

@@ -21,11 +21,13 @@ enum class Arithmetic { General, ScaledSum, Linear };
 /// "inv::coupling" and so on, for messages.
 const char* opName(StepKind kind);
 
+inline constexpr double kDefaultMaxGrowth = 100;
+
 /// The constants of a step's class.
 struct StepLayout {
   int64_t numStates = 0, numAux = 0, numSides = 0;
   Arithmetic arithmetic = Arithmetic::General;
-  double xScale = 1, auxScale = 1;
+  double xScale = 1, auxScale = 1, constantGrowth = 1;
   /// Captures and extras that function and inverse take; all where `...All`.
   std::vector<int64_t> functionCaptures, functionExtras;
   bool functionCapturesAll = true, functionExtrasAll = true;
@@ -61,6 +63,15 @@ public:
   virtual Tensors runInverse(Tensors y, Tensors aux, Tensors captures,
                              const Extras& extras) const = 0;
 
+  /// By how much runInverse enlarges errors, at most, for these values: 1 or
+  /// more, perhaps infinity. Costs a device synchronisation unless it is
+  /// constant.
+  virtual bool growthIsConstant() const { return true; }
+  virtual double growth(Tensors y, Tensors aux, Tensors captures,
+                        const Extras& extras) const;
+
+  /// See abi::kMaxGrowth.
+  virtual double maxGrowth() const { return kDefaultMaxGrowth; }
   /// May capture number `i`, a scratch one, influence what the step computes?
   /// False for running statistics that it only updates.
   virtual bool readsScratch(const CallShape& call, size_t i,

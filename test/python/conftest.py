@@ -10,8 +10,8 @@ import torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOL = pathlib.Path(os.environ.get("INVOPT_BIN", ROOT / "build/bin")) / "inv-opt"
-LIBRARY = (pathlib.Path(os.environ.get("INVOPT_RUNTIME", ROOT / "build/lib"))
-           / "libinv_runtime.so")
+LIBRARIES = pathlib.Path(os.environ.get("INVOPT_RUNTIME", ROOT / "build/lib"))
+LIBRARY = LIBRARIES / "libinv_runtime.so"
 
 # Model, options, how many steps inv-opt finds in it: two for each block, and
 # the last cat. At width 8 revnet's head has more outputs than inputs and is
@@ -21,7 +21,14 @@ MODELS = {
     "revvit": (["--depth", "2", "--width", "16"], 5),
     "revmlp": (["--depth", "4", "--width", "32"], 9),
     "invlinear": (["--depth", "3", "--width", "72"], 6),
+    # One affine coupling a block; the log-determinant is a side output.
+    "realnvp": (["--depth", "4", "--width", "8"], 5),
+    # A block: ActNorm, 1x1 convolution, split, coupling (the join goes with the
+    # next ActNorm); at the ends the stem and the last join.
+    "glow": (["--depth", "4", "--width", "8"], 18),
 }
+# One in which there is nothing to find: a head with fewer outputs than inputs.
+PLAIN = {"resnet": (["--depth", "2", "--width", "12"], 0)}
 FORMS = ["scripted", "traced"]
 
 
@@ -43,7 +50,7 @@ def archives(tmp_path_factory):
     def get(name, form, dtype="float32"):
         stem = f"{name}.{dtype}"
         if stem not in made:
-            options, _ = MODELS[name]
+            options, _ = (MODELS | PLAIN)[name]
             subprocess.run([sys.executable, ROOT / f"examples/models/{name}.py",
                             "--out", folder, "--name", stem, "--dtype", dtype,
                             *options], check=True)

@@ -11,7 +11,11 @@ BOTH = [(name, form) for name in MODELS for form in FORMS]
 CALLS = 4
 # Of the original's own distance to float64. A rebuilt input of a linear layer
 # carries the rounding of a solve, under any executor.
-FACTORS = {"revnet": 2, "revvit": 2, "revmlp": 2, "invlinear": 16}
+FACTORS = {"revnet": 2, "revvit": 2, "revmlp": 2, "invlinear": 16,
+           "realnvp": 2, "glow": 2}
+# Steps with a conditioner, for each block.
+COUPLINGS = {"revnet": 2, "revvit": 2, "revmlp": 2, "invlinear": 0,
+             "realnvp": 1, "glow": 1}
 
 
 @pytest.fixture(params=["optimised", "plain"])
@@ -66,8 +70,7 @@ def test_every_call_runs_each_conditioner_twice(archives, executor, name, form):
         stats = torch.ops.inv.stats()
         counts.append((stats["conditioners"], stats["functions"],
                        stats["inverses"], stats["pulls"], stats["kept"]))
-    # Two steps with a conditioner for each block.
-    depth = 0 if name == "invlinear" else int(MODELS[name][0][1])
-    assert {count[0] for count in counts} == {2 * 2 * depth}
+    depth = int(MODELS[name][0][1])
+    assert {count[0] for count in counts} == {2 * COUPLINGS[name] * depth}
     assert len(set(counts)) == 1
     assert counts[0][3:] == (0, 0)

@@ -83,8 +83,16 @@ void addPassFlags(CLI::App& app, Settings& settings, Raw& raw) {
   app.add_option("--max-condition", settings.options.maxCondition,
                  "Largest condition number of a weight undone by a solve")
       ->group(group);
+  app.add_option("--max-growth", settings.options.maxGrowth,
+                 "Most by which undoing a chain may enlarge rounding errors "
+                 "until a value is kept")
+      ->group(group);
   app.add_option("--max-conditioner", settings.options.maxConditioner,
                  "Most nodes visited in the search for a conditioner")
+      ->group(group);
+  app.add_flag("--saturating", settings.options.saturating,
+               "Undo activations that saturate (sigmoid, tanh, exp, ...) as "
+               "well, as far as the values of each call allow")
       ->group(group);
   app.add_flag("--force-steps", settings.options.forceSteps,
                "Form steps whether or not they save anything")
@@ -162,6 +170,8 @@ void finish(Settings& settings, const Raw& raw) {
     throw Error(ExitCode::BadInput, "no input; --help tells more");
   if (!(settings.options.maxCondition >= 1))
     throw Error(ExitCode::BadInput, "--max-condition must be at least 1");
+  if (!(settings.options.maxGrowth >= 1))
+    throw Error(ExitCode::BadInput, "--max-growth must be at least 1");
   settings.options.layout = raw.layout == "fast" ? Layout::Fast : Layout::Keep;
   settings.import.invertible = settings.options.invertible;
   settings.remarks = remarkKinds(raw.remarks);

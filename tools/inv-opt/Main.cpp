@@ -8,6 +8,8 @@
 #include "tools/inv-opt/Cli.h"
 #include "tools/inv-opt/Summary.h"
 
+#include <cstdlib>
+#include <exception>
 #include <iostream>
 #include <sstream>
 
@@ -17,8 +19,29 @@
 namespace inv::opt {
 namespace {
 
+/// The library that is being loaded.
+std::string loading;
+
+/// What a library's initialisation throws (an operator that is there already)
+/// cannot pass the loader and ends the program: here with a message.
+[[noreturn]] void refuseLibrary() {
+  std::string text = "its initialisation failed";
+  try {
+    if (auto thrown = std::current_exception())
+      std::rethrow_exception(thrown);
+  } catch (const std::exception& error) {
+    text = error.what();
+  } catch (...) {
+  }
+  std::cerr << "inv-opt: error: --load-library=" << loading << ": "
+            << text.substr(0, text.find('\n')) << std::endl;
+  std::_Exit(static_cast<int>(ExitCode::BadInput));
+}
+
 void loadLibraries(const Settings& settings) {
+  auto handler = std::set_terminate(refuseLibrary);
   for (const auto& library : settings.libraries) {
+    loading = library;
     // A name without a slash is a file here, not something on the search path.
     std::string path =
         library.find('/') == std::string::npos ? "./" + library : library;
@@ -26,6 +49,7 @@ void loadLibraries(const Settings& settings) {
       throw Error(ExitCode::BadInput,
                   fmt::format("--load-library={}: {}", library, dlerror()));
   }
+  std::set_terminate(handler);
 }
 
 void writeText(const std::string& path, const std::string& text) {

@@ -79,6 +79,12 @@ inline constexpr const char* kConditioner = "conditioner";
 inline constexpr const char* kFunction = "function";
 /// inverse(self, y..., aux..., captures..., extras...) -> Tensor | tuple: x
 inline constexpr const char* kInverse = "inverse";
+/// growth(self, y..., aux..., captures..., extras...) -> Tensor of one number.
+/// Optional: the largest factor by which `inverse` may enlarge an error of an
+/// element of y, for these values; below 1 counts as 1, 0 or less and NaN as
+/// infinity. Evaluated in forward. The runtime multiplies growths along a
+/// chain, and keeps a step's x where the product would get too large.
+inline constexpr const char* kGrowth = "growth";
 
 // Class constants (`Final`), written by the pass, describing the code:
 inline constexpr const char* kNumStates = "num_states"; ///< int: count of y
@@ -102,6 +108,9 @@ inline constexpr const char* kLinear = "linear";
 inline constexpr const char* kXScale = "x_scale";     ///< float, not 0
 inline constexpr const char* kAuxScale = "aux_scale"; ///< float, 1 or -1
 
+/// float: a factor of the growth that does not depend on values (1 if absent).
+inline constexpr const char* kConstantGrowth = "constant_growth";
+
 // Attributes, which a user may change between iterations; forward reads them,
 // backward does what its forward recorded:
 inline constexpr const char* kMode = "mode";           ///< str, one of:
@@ -110,6 +119,10 @@ inline constexpr const char* kRecompute = "recompute"; ///< keep x, z; run again
 inline constexpr const char* kStore = "store";         ///< plain autograd
 /// bool: a replay draws the random numbers that the forward drew.
 inline constexpr const char* kPreserveRng = "preserve_rng";
+/// float: the largest product of growths since a state was kept (see kGrowth)
+/// at which this step still hands its x over in float32; 1e7 times as much in
+/// float64. 100 if absent.
+inline constexpr const char* kMaxGrowth = "max_growth";
 /// str: where the step came from, for error messages ("blocks.3: net.py:41").
 inline constexpr const char* kOrigin = "origin";
 

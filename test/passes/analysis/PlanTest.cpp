@@ -140,6 +140,36 @@ TEST(PlanBackward, ThreeGroups) {
 }
 
 // Nothing to undo: nothing planned, and plain autograd is what remains.
+// The mask is an input of the method like the one that the states come from.
+TEST(PlanBackward, AttentionWithAMask) {
+  Module m = withWeights(1, 4, R"JIT(
+    def forward(self, x, mask):
+        x1, x2 = torch.chunk(torch.sin(x), 2, 1)
+        w = torch.softmax(torch.matmul(x2, torch.t(x2)) + mask, -1)
+        y1 = x1 + torch.matmul(w, torch.matmul(x2, self.w0))
+        return torch.sin(torch.cat([y1, x2], 1)).sum()
+  )JIT");
+  const PlanCheck check = checkPlan(m, {input({3, 8}), input({3, 3})});
+  EXPECT_GE(check.derivations, 1u);
+  EXPECT_GE(check.dropped, 2u);
+  EXPECT_LT(check.worst, 1e-12) << check.worstName;
+}
+
+// Nobody behind the block keeps its halves: they are held for the steps.
+TEST(PlanBackward, TheUpdatedHalfIsHeld) {
+  Module m = withWeights(2, 4, R"JIT(
+    def forward(self, x):
+        x1, x2 = torch.chunk(torch.sin(x), 2, 1)
+        y1 = x1 + torch.tanh(torch.sigmoid(torch.matmul(x2, self.w0)))
+        y2 = x2 + torch.tanh(torch.sigmoid(torch.matmul(y1, self.w1)))
+        return torch.exp(torch.cat([y1, y2], 1)).sum()
+  )JIT");
+  const PlanCheck check = checkPlan(m, {input({3, 8})});
+  EXPECT_GE(check.derivations, 2u);
+  EXPECT_GE(check.dropped, 4u);
+  EXPECT_LT(check.worst, 1e-12) << check.worstName;
+}
+
 TEST(PlanBackward, PlainResidualNetworkStaysPlain) {
   const PlanCheck check = checkPlan(withWeights(2, 4, R"JIT(
     def forward(self, x):

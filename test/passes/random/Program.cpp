@@ -1,0 +1,273 @@
+#include "test/passes/random/Program.h"
+
+#include <ATen/ATen.h>
+#include <ATen/ops/linalg_qr.h>
+
+#include <fmt/format.h>
+
+namespace inv::opt::testing {
+
+namespace {
+
+/// Draws the pieces of a program.
+class Generator {
+public:
+  explicit Generator(uint64_t seed) : random_(seed) { program_.seed = seed; }
+
+  Program run() {
+    program_.width = 2 + below(4);
+    const int count = 1 + below(8);
+    for (int i = 0; i < count; ++i)
+      program_.blocks.push_back(block());
+    program_.epilogue =
+        pick({"return torch.cat([a, b], 1).sin()",
+              "return torch.cat([b, a], 1)", "return a.sin() * 2.0, b.cos()",
+              "return (torch.cat([a, b], 1) @ "
+              "torch.cat([self.w0, self.w0], 0)).tanh()"});
+    return program_;
+  }
+
+private:
+  int below(int n) { return int(random_() % uint64_t(n)); }
+  std::string pick(std::initializer_list<const char*> all) {
+    return *(all.begin() + below(int(all.size())));
+  }
+  std::string weight() {
+    const int known = program_.weights;
+    if (known > 3 && below(4) == 0) // shared
+      return fmt::format("self.w{}", below(known));
+    return fmt::format("self.w{}", program_.weights++);
+  }
+
+  /// Some network of stream `z`, of its shape; never constant.
+  std::string network(const std::string& z) {
+    switch (below(7)) {
+    case 0:
+      return fmt::format("torch.tanh(torch.linear({}, {}))", z, weight());
+    case 1:
+      return fmt::format("torch.linear(torch.gelu(torch.linear({}, {})), {})",
+                         z, weight(), weight());
+    case 2:
+      return fmt::format("torch.sin({} @ {}) * 0.5", z, weight());
+    case 3:
+      return fmt::format(
+          "torch.softmax({0} @ {0}.transpose(0, 1), 1) @ ({0} @ {1})", z,
+          weight());
+    case 4:
+      return fmt::format("torch.relu({} @ {}) @ {}", z, weight(), weight());
+    case 5:
+      return fmt::format("torch.dropout(torch.silu({} @ {}), 0.3, True)", z,
+                         weight());
+    default:
+      return fmt::format("torch.sigmoid({}) * ({} @ {})", z, z, weight());
+    }
+  }
+
+  /// A scale that is nowhere zero, from stream `z`.
+  std::string scale(const std::string& z) {
+    const std::string f = network(z);
+    switch (below(5)) {
+    case 0:
+      return fmt::format("torch.exp(torch.tanh({}))", f);
+    case 1:
+      return fmt::format("torch.sigmoid({} + 2.0)", f);
+    case 2:
+      return fmt::format("(1.0 + torch.sigmoid({}))", f);
+    case 3:
+      return fmt::format("torch.exp(0.4 * torch.atan({}))", f);
+    default:
+      return fmt::format("torch.clamp({}, 0.5, 2.0)", f);
+    }
+  }
+
+  PlantedBlock block() {
+    const std::string x = pick({"a", "b"});
+    const std::string z = x == "a" ? "b" : "a";
+    switch (below(12)) {
+    case 0:
+    case 1:
+    case 2:
+      return additive(x, z);
+    case 3:
+      return scaled(x, z);
+    case 4:
+    case 5:
+      return affine(x, z);
+    case 6:
+      return {"swap", "a, b = b, a\n", 0, 0, false};
+    case 7:
+      return rejoin();
+    case 8:
+      return layout(x);
+    case 9:
+      return below(3) == 0 ? nearMiss(x, z) : additive(x, z);
+    case 10:
+      return {"shift", fmt::format("{0} = {0} + {1}[0]\n", x, weight()), 0, 0,
+              false};
+    default:
+      return {"linear",
+              fmt::format("{0} = torch.linear({0}, {1})\n", x, weight()), 0, 1,
+              false};
+    }
+  }
+
+  PlantedBlock additive(const std::string& x, const std::string& z) {
+    static const std::initializer_list<const char*> spellings = {
+        "{0} = {0} + {1}\n",
+        "{0} = {1} + {0}\n",
+        "{0} = torch.add({0}, {1})\n",
+        "{0} = {0} - {1}\n",
+        "{0} = torch.add({0}, {1}, alpha=0.5)\n",
+        "{0} = torch.sub({0}, {1}, alpha=2)\n",
+        "f = {1}\n{0} = {0} + f\n",
+        "f = {1}\nf = f + 1.0\n{0} = f + {0}\n",
+        "{0} = {0} + ({1}).contiguous()\n",
+        "f = {1} + 0.5\nf += {0}\n{0} = f\n"};
+    return {"additive",
+            fmt::format(fmt::runtime(pick(spellings)), x, network(z)), 1, 0,
+            false};
+  }
+
+  PlantedBlock scaled(const std::string& x, const std::string& z) {
+    static const std::initializer_list<const char*> spellings = {
+        "{0} = 0.75 * {0} + {1}\n", "{0} = {1} - {0}\n",
+        "{0} = {0} / 1.25 - {1}\n", "{0} = -{0} + {1}\n",
+        "{0} = {0} * -1.5\n{0} = {0} + {1}\n"};
+    return {"scaled", fmt::format(fmt::runtime(pick(spellings)), x, network(z)),
+            1, 0, false};
+  }
+
+  PlantedBlock affine(const std::string& x, const std::string& z) {
+    switch (below(4)) {
+    case 0:
+      return {"affine",
+              fmt::format("{0} = {0} * {1} + {2}\n", x, scale(z), network(z)),
+              // Two networks without a common node: two steps.
+              2, 0, false};
+    case 1:
+      return {
+          "affine",
+          fmt::format("h = {2}\n{0} = ({0} + h) * torch.exp(torch.sin(h))\n", x,
+                      z, network(z)),
+          1, 0, false};
+    case 2:
+      return {"affine", fmt::format("{0} = {0} / {1}\n", x, scale(z)), 1, 0,
+              false};
+    default:
+      return {"affine", fmt::format("{0} = {1} * {0}\n", x, scale(z)), 1, 0,
+              false};
+    }
+  }
+
+  PlantedBlock rejoin() {
+    const int64_t w = program_.width;
+    switch (below(4)) {
+    case 0:
+      return {"chunk",
+              "x = torch.cat([a, b], 1)\na, b = torch.chunk(x, 2, 1)\n", 0, 0,
+              false};
+    case 1:
+      return {"split",
+              fmt::format("x = torch.cat([a, b], -1)\n"
+                          "a, b = torch.split(x, [{0}, {0}], 1)\n",
+                          w),
+              0, 0, false};
+    case 2:
+      return {"slices",
+              fmt::format("x = torch.cat([b, a], 1)\n"
+                          "a = x[:, :{0}]\nb = x[:, {0}:]\n",
+                          w),
+              0, 0, false};
+    default:
+      return {"flip",
+              "x = torch.cat([a, b], 1).flip([1])\n"
+              "a, b = torch.chunk(x, 2, 1)\n",
+              0, 0, false};
+    }
+  }
+
+  PlantedBlock layout(const std::string& x) {
+    return {
+        "layout",
+        fmt::format(fmt::runtime(pick({"{0} = {0}.flip([1])\n",
+                                       "{0} = torch.roll({0}, [1], [1])\n",
+                                       "{0} = -{0}\n", "{0} = {0}.clone()\n",
+                                       "{0} = {0}.unsqueeze(0).squeeze(0)\n"})),
+                    x),
+        0, 0, false};
+  }
+
+  PlantedBlock nearMiss(const std::string& x, const std::string& z) {
+    static const std::initializer_list<const char*> spellings = {
+        "{0} = {0} + {2}\n",                           // residual
+        "{0} = torch.relu({0})\n",                     // not invertible
+        "{0} = {0} * torch.tanh({1})\n",               // scale may be zero
+        "{0} = 0.0 * {0} + {1}\n",                     // scale is zero
+        "{0} = torch.dropout({0}, 0.5, True) + {1}\n", // random on the state
+        "a, b = a + torch.tanh(b @ {3}), b + torch.tanh(a @ {3})\n", // parallel
+        "{0} = {0} + {1} * {0}.mean()\n", // reads the state
+        "{0} = {0} * {0}\n"};             // used twice
+    return {"near miss",
+            fmt::format(fmt::runtime(pick(spellings)), x, network(z),
+                        network(x), weight()),
+            0, 0, true};
+  }
+
+  std::mt19937_64 random_;
+  Program program_;
+};
+
+} // namespace
+
+int Program::couplings() const {
+  int count = 0;
+  for (const PlantedBlock& b : blocks)
+    count += b.couplings;
+  return count;
+}
+
+bool Program::hasNearMiss() const {
+  for (const PlantedBlock& b : blocks)
+    if (b.nearMiss)
+      return true;
+  return false;
+}
+
+std::string Program::source() const {
+  std::string out = "def forward(self, x):\n"
+                    "    x = torch.sin(x)\n"
+                    "    a, b = torch.chunk(x, 2, 1)\n";
+  auto indent = [&](const std::string& code) {
+    size_t at = 0;
+    while (at < code.size()) {
+      const size_t end = code.find('\n', at);
+      out += "    " + code.substr(at, end - at) + "\n";
+      if (end == std::string::npos)
+        break;
+      at = end + 1;
+    }
+  };
+  for (const PlantedBlock& b : blocks)
+    indent(b.code);
+  indent(epilogue);
+  return out;
+}
+
+torch::jit::Module Program::module() const {
+  at::Generator generator = at::detail::createCPUGenerator(seed + 1);
+  torch::jit::Module m("Random" + std::to_string(seed));
+  for (int i = 0; i < std::max(weights, 1); ++i) {
+    const at::Tensor square =
+        at::randn({width, width}, generator, at::TensorOptions(at::kDouble));
+    m.register_parameter(
+        "w" + std::to_string(i),
+        std::get<0>(at::linalg_qr(square)).clone().set_requires_grad(true),
+        false);
+  }
+  m.define(source());
+  return m;
+}
+
+Program randomProgram(uint64_t seed) { return Generator(seed).run(); }
+
+} // namespace inv::opt::testing
