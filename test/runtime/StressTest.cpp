@@ -174,7 +174,8 @@ TEST(Stress, EveryCombinationEndsInPlainGradientsOrADocumentedError) {
     combinations++;
     if (message.empty()) {
       if (reference.empty()) {
-        ASSERT_LE(distance(ours, plain), 1e-9) << "seed " << seed;
+        // Scales of 0.5 let errors grow, and double backward once more.
+        ASSERT_LE(distance(ours, plain), 1e-7) << "seed " << seed;
         right++;
       } else { // nothing to compare with
         alone++;
