@@ -50,6 +50,7 @@ torch::jit::Module makeStep(const StepSpec& spec) {
                           std::string(abi::kInvert));
   step.register_attribute(abi::kPreserveRng, c10::BoolType::get(), true);
   step.register_attribute(abi::kOrigin, c10::StringType::get(), spec.origin);
+  step.register_attribute(abi::kMaxGrowth, c10::FloatType::get(), 100.0);
   step.define(spec.code, std::make_shared<TestResolver>());
   return step;
 }
