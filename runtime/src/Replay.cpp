@@ -3,14 +3,12 @@
 #include "Slot.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/DefaultDtype.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 #include <c10/util/hash.h>
 
 #include <algorithm>
-#include <array>
 
 namespace inv {
 
@@ -135,21 +133,21 @@ bool AutocastState::anyEnabled() const {
 
 Settings Settings::now() {
   const auto& context = at::globalContext();
-  return {c10::get_default_dtype_as_scalartype(),
-          context.deterministicAlgorithms(),
-          context.deterministicAlgorithmsWarnOnly(),
-          static_cast<int>(context.float32MatmulPrecision())};
+  Settings settings{c10::get_default_dtype_as_scalartype(),
+                    context.deterministicAlgorithms(),
+                    context.deterministicAlgorithmsWarnOnly(),
+                    {}};
+  size_t i = 0;
+  for (auto backend : {at::Float32Backend::CUDA, at::Float32Backend::MKLDNN})
+    for (auto op : {at::Float32Op::ALL, at::Float32Op::CONV, at::Float32Op::RNN,
+                    at::Float32Op::MATMUL})
+      settings.precisions.at(i++) = context.float32Precision(backend, op);
+  return settings;
 }
 
 void Settings::set() const {
-  constexpr std::array<const char*, 3> kPrecisions = {"highest", "high",
-                                                      "medium"};
-  auto& context = at::globalContext();
   c10::set_default_dtype(c10::scalarTypeToTypeMeta(defaultDtype));
-  context.setDeterministicAlgorithms(deterministic, warnOnly);
-  if (matmulPrecision != now().matmulPrecision)
-    context.setFloat32MatmulPrecision(
-        kPrecisions.at(static_cast<size_t>(matmulPrecision)));
+  at::globalContext().setDeterministicAlgorithms(deterministic, warnOnly);
 }
 
 // -------------------------------------------------------------------- guards
@@ -178,8 +176,13 @@ ReplayGuard::ReplayGuard(const Record& record, bool keepHooks)
     if (o.type != c10::DeviceType::CPU)
       types.emplace_back(o.type);
   autocastBefore_ = AutocastState::now(types);
-  if (const Settings present = Settings::now(); present != replay.settings)
+  if (const Settings present = Settings::now(); present != replay.settings) {
+    TORCH_CHECK(present.precisions == replay.settings.precisions,
+                describe(record.kind, *record.step),
+                ": the precision of float32 products was changed between "
+                "forward and backward, so the states cannot be rebuilt.");
     settingsBefore_ = present;
+  }
   const auto& draw = replay.conditioner ? replay.conditioner : replay.function;
   if (draw) {
     drawing_ = std::unique_lock(drawMutex());

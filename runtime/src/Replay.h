@@ -1,10 +1,12 @@
 // What else an evaluation depends on: random numbers, autocast, settings.
 #pragma once
 
+#include <ATen/Context.h>
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -58,9 +60,12 @@ struct AutocastState {
 struct Settings {
   at::ScalarType defaultDtype;
   bool deterministic, warnOnly;
-  int matmulPrecision;
+  /// How float32 products are computed, by backend and operation. Not set
+  /// again: LibTorch has two ways to say it, and forbids to mix them.
+  std::array<at::Float32Precision, 8> precisions;
 
   static Settings now();
+  /// All but the precisions.
   void set() const;
   bool operator==(const Settings&) const = default;
 };

@@ -237,8 +237,11 @@ public:
            chooses(class_->functionFacts, call.x);
   }
   bool kinksAtZ(size_t i) const override {
-    const auto& arguments = class_->conditionerFacts.arguments;
-    return i < arguments.size() && arguments[i].kinks;
+    return kinksAt(class_->conditionerFacts, i);
+  }
+  bool kinksAtX(size_t i) const override {
+    return layout().arithmetic == Arithmetic::General &&
+           kinksAt(class_->functionFacts, i);
   }
 
   std::string whatIsWrong(const CallShape& call) const override {
@@ -290,6 +293,10 @@ private:
       if (facts.arguments[i].chooses)
         return true;
     return false;
+  }
+
+  static bool kinksAt(const MethodFacts& facts, size_t i) {
+    return i < facts.arguments.size() && facts.arguments[i].kinks;
   }
 
   /// Does the function take capture number `i`?
@@ -360,7 +367,10 @@ std::shared_ptr<const StepFunctions> scriptStep(StepKind kind,
   TORCH_CHECK(kind == StepKind::Bijection ? stepClass->function
                                           : stepClass->conditioner,
               opName(kind), ": class ", obj->type()->name()->qualifiedName(),
-              " is not a step: it has no method '", missing, "'");
+              " is not a step: it has no method '", missing,
+              "'. (torch.jit.freeze and the mobile format drop the methods of "
+              "steps; inv-opt --passes=inline-steps writes an archive in which "
+              "they are plain code.)");
   return std::make_shared<ScriptStep>(std::move(obj), std::move(stepClass));
 }
 

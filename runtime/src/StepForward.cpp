@@ -334,6 +334,10 @@ private:
     if (record_->step->choosesByZ(shape()))
       reportKept("its conditioner makes a discrete choice, which a rounding "
                  "error could turn");
+    // Two threads that each read what the other consumes must not both read
+    // first: records and slots would go round in a circle.
+    static auto* mutex = new std::mutex;
+    const std::lock_guard lock(*mutex);
     for (size_t i = 0; i < z_.size(); i++)
       readZ(i);
     for (const at::Tensor& t : x_)
@@ -372,13 +376,15 @@ private:
     return result;
   }
 
-  /// The slot of a state that this step reads. One that an earlier step has
-  /// consumed already gets a fresh slot that holds it: edges from slots to
+  /// The slot of a state that this step reads or passes through. One that an
+  /// earlier step has consumed already gets a fresh slot: edges from slots to
   /// records then always lead to steps that ran later, so there is no cycle.
-  static SlotPtr readSlot(const at::Tensor& t) {
+  static SlotPtr unconsumedSlot(const at::Tensor& t) {
     SlotPtr slot = slotOf(t);
-    if (slot->isConsumed())
-      slot = std::make_shared<Slot>(t);
+    return slot->isConsumed() ? std::make_shared<Slot>(t) : slot;
+  }
+  static SlotPtr readSlot(const at::Tensor& t) {
+    SlotPtr slot = unconsumedSlot(t);
     slot->hold(t);
     return slot;
   }
@@ -386,7 +392,7 @@ private:
   void readZ(size_t i) {
     if (record_->step->choosesByZ(shape())) {
       // A copy that is never handed over: as exact as it is now.
-      record_->passed.push_back(slotOf(z_[i]));
+      record_->passed.push_back(unconsumedSlot(z_[i]));
       record_->z.push_back(std::make_shared<Slot>(z_[i]));
       record_->z.back()->hold(z_[i]);
       return;
@@ -431,9 +437,14 @@ private:
       SlotPtr slot = slotOf(x_[i]);
       node.xs.push_back(slot);
       // Not a state that this step reads as well: it needs it to undo itself.
-      if (std::find(record_->z.begin(), record_->z.end(), slot) ==
-          record_->z.end())
+      const auto isIn = [&](const std::vector<SlotPtr>& slots) {
+        return std::find(slots.begin(), slots.end(), slot) != slots.end();
+      };
+      if (!isIn(record_->z) && !isIn(record_->passed)) {
+        if (record_->step->kinksAtX(i))
+          slot->noteZeros();
         slot->handOver(record_, i, x_[i].detach());
+      }
     }
   }
 

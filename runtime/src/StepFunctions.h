@@ -83,6 +83,8 @@ public:
   /// Does it matter to the conditioner whether an element of state z number `i`
   /// is exactly 0?
   virtual bool kinksAtZ(size_t i) const = 0;
+  /// The same for the function and x number `i`.
+  virtual bool kinksAtX(size_t i) const = 0;
   /// A sentence about what the methods do that no step may do, such as writing
   /// a capture that is not scratch; empty if there is none.
   virtual std::string whatIsWrong(const CallShape& call) const = 0;

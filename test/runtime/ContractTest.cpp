@@ -336,6 +336,29 @@ TEST_F(Contract, TheDefaultDtypeIsReplayed) {
   EXPECT_LE(distance(ours, run(true)), 1e-13);
 }
 
+TEST_F(Contract, AnotherPrecisionOfProductsInBackwardIsAnError) {
+  auto& context = at::globalContext();
+  const auto backend = at::Float32Backend::MKLDNN;
+  const auto op = at::Float32Op::MATMUL;
+  const auto before = context.float32Precision(backend, op);
+  const auto run = [&](at::Float32Precision forward,
+                       at::Float32Precision back) {
+    return messageOf([&] {
+      const Tensors x = leaves(inputs);
+      context.setFloat32Precision(backend, op, forward);
+      const at::Tensor y = coupling(step, {x[0]}, {x[1]}, {x[2], x[3]})[0];
+      context.setFloat32Precision(backend, op, back);
+      y.sum().backward();
+    });
+  };
+  const auto bf16 = at::Float32Precision::BF16,
+             full = at::Float32Precision::IEEE;
+  EXPECT_EQ(run(full, full), "");
+  EXPECT_EQ(run(bf16, bf16), "");
+  EXPECT_TRUE(contains(run(bf16, full), "precision of float32 products"));
+  context.setFloat32Precision(backend, op, before);
+}
+
 // --------------------------------------------------- buffers that steps write
 
 StepSpec normSpec() {
