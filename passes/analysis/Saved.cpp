@@ -231,6 +231,12 @@ Saved savedBy(Node* n) {
   if (n->kind() == aten::dropout && (isConstantZeroOrFalse(n->input(2)) ||
                                      isConstantZeroOrFalse(n->input(1))))
     return saved;
+  // The exponent and the result are kept for the exponent's gradient.
+  if (n->kind() == aten::pow && n->inputs().size() == 2 &&
+      !n->input(1)->type()->isSubtypeOf(*c10::TensorType::get())) {
+    saved.values = {n->input(0)};
+    return saved;
+  }
   auto row = plain ? table().find(n->kind().toUnqualString()) : table().end();
   if (row == table().end()) {
     saved.known = n->kind() == prim::CallMethod || !n->blocks().empty();

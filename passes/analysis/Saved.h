@@ -2,7 +2,8 @@
 //
 // These are the bytes that training a model costs. The table is read off
 // PyTorch's derivative formulas (tools/autograd/derivatives.yaml, 2.11) and
-// checked against autograd by a test that counts what is really saved.
+// checked against autograd by a test (test/passes/analysis/SavedTest.cpp)
+// that looks at what is really kept.
 #pragma once
 
 #include <vector>

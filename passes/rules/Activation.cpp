@@ -5,7 +5,6 @@
 //   softplus(x)                y + log(-expm1(-y))
 //   sigmoid, tanh, atan        logit, atanh, tan
 //   sinh, asinh, exp, log      asinh, sinh, log, exp
-//   softsign                   y / (1 - |y|)
 //
 // Closed forms: Abramowitz & Stegun, chapter 4; softplus so that neither exp
 // overflows nor log cancels. Many of them saturate: far out, y says little or
@@ -110,13 +109,6 @@ const std::unordered_map<std::string, Activation>& plainOnes() {
         [](const Code& code, Value* y) {
           return code("exp", {code("neg", {y})});
         }}},
-      {"softsign",
-       {[](const Code& code, Value* y) {
-          return code("div", {y, oneMinus(code, code("abs", {y}))});
-        },
-        [](const Code& code, Value* y) {
-          return code("square", {oneMinus(code, code("abs", {y}))});
-        }}},
   };
   return table;
 }
@@ -161,7 +153,7 @@ std::optional<Activation> ofSoftplus(const Node* n, std::string& why) {
   Activation a;
   a.inverse = [](const Code& code, Value* y) {
     Value* rest = code("neg", {code("expm1", {code("neg", {y})})});
-    return code("add", {y, code("log", {rest}), code.g.insertConstant(1)});
+    return code("add", {y, code("log", {rest})});
   };
   a.slope = [](const Code& code, Value* y) {
     return code("neg", {code("expm1", {code("neg", {y})})});

@@ -24,7 +24,7 @@ struct Options {
   /// in float64 1e7 times as much); where it would be more, the chain starts
   /// anew from a kept value. Where weights are solved for, maxCondition counts
   /// if it is larger.
-  double maxGrowth = 100;
+  double maxGrowth = 32;
   /// Undo activations that saturate as well (sigmoid, tanh, exp, ...), as far
   /// as the values of each call allow.
   bool saturating = false;

@@ -18,7 +18,7 @@ namespace {
 namespace ag = torch::autograd;
 
 /// float64's errors may grow that much more than float32's: with the default
-/// bound to at most 2e-7 and 6e-6 of an element.
+/// bound to at most 4e-8 and 2e-6 of an element.
 constexpr double kMoreGrowthInDouble = 1e7;
 
 /// One call of a step operator.

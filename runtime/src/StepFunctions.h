@@ -21,7 +21,7 @@ enum class Arithmetic { General, ScaledSum, Linear };
 /// "inv::coupling" and so on, for messages.
 const char* opName(StepKind kind);
 
-inline constexpr double kDefaultMaxGrowth = 100;
+inline constexpr double kDefaultMaxGrowth = 32;
 
 /// The constants of a step's class.
 struct StepLayout {
