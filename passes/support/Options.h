@@ -21,7 +21,7 @@ struct Options {
   /// Largest condition number of a weight that is undone by a solve.
   double maxCondition = 1e3;
   /// Along a chain, how much undoing may enlarge rounding errors (in float32;
-  /// in float64 1e7 times as much); where it would be more, the chain starts
+  /// in float64 100 times as much); where it would be more, the chain starts
   /// anew from a kept value. Where weights are solved for, maxCondition counts
   /// if it is larger.
   double maxGrowth = 32;

@@ -18,8 +18,8 @@ namespace {
 namespace ag = torch::autograd;
 
 /// float64's errors may grow that much more than float32's: with the default
-/// bound to at most 4e-8 and 2e-6 of an element.
-constexpr double kMoreGrowthInDouble = 1e7;
+/// bound to at most 4e-13 and 2e-6 of an element.
+constexpr double kMoreGrowthInDouble = 100;
 
 /// One call of a step operator.
 class StepCall {

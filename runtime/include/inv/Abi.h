@@ -120,7 +120,7 @@ inline constexpr const char* kStore = "store";         ///< plain autograd
 /// bool: a replay draws the random numbers that the forward drew.
 inline constexpr const char* kPreserveRng = "preserve_rng";
 /// float: the largest product of growths since a state was kept (see kGrowth)
-/// at which this step still hands its x over in float32; 1e7 times as much in
+/// at which this step still hands its x over in float32; 100 times as much in
 /// float64. 32 if absent.
 inline constexpr const char* kMaxGrowth = "max_growth";
 /// str: where the step came from, for error messages ("blocks.3: net.py:41").
