@@ -66,7 +66,7 @@ MODELS = [
     Model("invlinear", "MLP of invertible layers",
           "12 linear layers and leaky ReLUs that export their own inverse; "
           "scripted",
-          "scripted", 12, 24, 60, 256, 3e-3, 2e-5),
+          "scripted", 12, 24, 60, 256, 3e-3, 5e-6),
     Model("resnet", "Plain ResNet",
           "8 blocks of x + F(x): nothing to undo, must come out unchanged; "
           "traced",

@@ -1,7 +1,8 @@
 """A deep MLP of invertible layers, each with its inverse written beside it.
 
 A layer that exports `inverse` beside `forward` says that its input can be
-computed back from its output.
+computed back from its output. The inverses compute in float64: what they give
+back is then off by one rounding of float32, and not by several for each layer.
 """
 
 import torch
@@ -25,7 +26,8 @@ class TallLinear(nn.Module):
 
     @torch.jit.export
     def inverse(self, y):
-        return F.linear(y - self.bias, torch.pinverse(self.weight))
+        inverse = torch.pinverse(self.weight.double())
+        return F.linear((y - self.bias).double(), inverse).to(y.dtype)
 
 
 class SquareLinear(nn.Module):
@@ -42,7 +44,9 @@ class SquareLinear(nn.Module):
 
     @torch.jit.export
     def inverse(self, y):
-        return torch.linalg.solve(self.weight, (y - self.bias).t()).t()
+        x = torch.linalg.solve(self.weight.double(),
+                               (y - self.bias).double().t()).t()
+        return x.to(y.dtype)
 
 
 class InvLeakyReLU(nn.Module):

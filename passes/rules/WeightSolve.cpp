@@ -55,6 +55,11 @@ WeightFacts lookAtMatrix(const at::Tensor& w, const RuleContext& context) {
 
 Value* solveRows(Graph& g, Value* y, Value* matrix, bool transposed,
                  bool square) {
+  // In float64: the solution is then off by little more than the rounding of y
+  // and its own, however many roundings the solve takes.
+  const auto exact = [&](Value* v) {
+    return g.insert(aten::to, {v, int64_t(at::kDouble)});
+  };
   // All leading dimensions are one batch.
   Value* sizes = g.insert(aten::size, {y});
   Value* lastDim = g.insert(aten::size, {y, -1});
@@ -62,17 +67,18 @@ Value* solveRows(Graph& g, Value* y, Value* matrix, bool transposed,
   Value* flat =
       g.insertNode(g.createList(c10::IntType::get(), {minusOne, lastDim}))
           ->output();
-  Value* rhs = g.insert(aten::reshape, {y, flat});
+  Value* rhs = exact(g.insert(aten::reshape, {y, flat}));
+  Value* wide = exact(matrix);
   const Symbol solve = Symbol::fromQualString("aten::linalg_solve");
   const Symbol triangular =
       Symbol::fromQualString("aten::linalg_solve_triangular");
   const Symbol qr = Symbol::fromQualString("aten::linalg_qr");
   Value* x = nullptr;
   if (square) {
-    Value* m = transposed ? g.insert(aten::t, {matrix}) : matrix;
+    Value* m = transposed ? g.insert(aten::t, {wide}) : wide;
     x = g.insert(solve, {m, rhs}, {NamedValue("left", false)});
   } else {
-    Value* tall = transposed ? matrix : g.insert(aten::t, {matrix});
+    Value* tall = transposed ? wide : g.insert(aten::t, {wide});
     // The operator has two results, which insert() makes one named tuple of.
     Value* factors = g.insert(qr, {tall}, {});
     Value* q = factors->node()->input(0);
@@ -81,6 +87,7 @@ Value* solveRows(Graph& g, Value* y, Value* matrix, bool transposed,
                  {g.insert(aten::t, {r}), g.insert(aten::matmul, {rhs, q})},
                  {NamedValue("upper", false), NamedValue("left", false)});
   }
+  x = g.insert(aten::type_as, {x, y});
   Value* in = g.insert(aten::size, {matrix, transposed ? 1 : 0});
   Value* inList =
       g.insertNode(g.createList(c10::IntType::get(), {in}))->output();

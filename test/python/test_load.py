@@ -14,11 +14,10 @@ BOTH = [(name, form) for name in MODELS for form in FORMS]
 # Relative; about what rounding does to the original itself. The linear layers
 # and leaky ReLUs widen a rounding error a little.
 BOUNDS = {"float32": 5e-6, "float64": 1e-12}
-LINEAR_BOUNDS = {"float32": 2e-5, "float64": 1e-12}
 
 
 def bound(name, dtype):
-    return (LINEAR_BOUNDS if name == "invlinear" else BOUNDS)[dtype]
+    return BOUNDS[dtype]
 
 
 def batch(dtype="float32"):
