@@ -55,6 +55,7 @@ std::vector<std::string> nearMatches(std::string_view word,
   std::stable_sort(scored.begin(), scored.end(),
                    [](auto& a, auto& b) { return a.first < b.first; });
   std::vector<std::string> names;
+  names.reserve(scored.size());
   for (auto& [distance, name] : scored)
     names.push_back(std::move(name));
   return names;
