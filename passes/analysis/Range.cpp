@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <string>
 #include <unordered_map>
 
@@ -111,10 +110,6 @@ const std::unordered_map<std::string, double (*)(double)>& increasingOnes() {
       {"sigmoid", sigmoid},
       {"softplus", softplus},
       {"erf", [](double x) { return std::erf(x); }},
-      {"softsign",
-       [](double x) {
-         return std::isinf(x) ? std::copysign(1.0, x) : x / (1 + std::abs(x));
-       }},
   };
   return table;
 }

@@ -44,11 +44,13 @@ std::optional<Reason> arithmeticProblem(const ValueInfo& x,
   return std::nullopt;
 }
 
-std::vector<Candidate> candidatesOf(NodeId n, const RuleContext& context) {
-  std::vector<Candidate> out;
-  for (const RuleFamily& family : allRules())
-    family.candidates(n, context, out);
-  return out;
+const std::vector<Candidate>& candidatesOf(NodeId n,
+                                           const RuleContext& context) {
+  auto [at, fresh] = context.candidates.try_emplace(n);
+  if (fresh)
+    for (const RuleFamily& family : allRules())
+      family.candidates(n, context, at->second);
+  return at->second;
 }
 
 } // namespace inv::opt

@@ -14,6 +14,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace torch::jit {
@@ -90,6 +91,9 @@ struct RuleContext {
   const Options& options;
   /// The model, for the saved values of weights; None where unknown.
   c10::IValue self;
+  /// What candidatesOf() found. Looking at a large weight costs seconds, and
+  /// the analysis asks for a node's candidates again and again.
+  mutable std::unordered_map<NodeId, std::vector<Candidate>> candidates = {};
 };
 
 using RuleFunction = void (*)(NodeId, const RuleContext&,
@@ -109,8 +113,9 @@ std::optional<Reason> arithmeticProblem(const ValueInfo& x, const ValueInfo& y);
 /// All families, in the order of Rules.def.
 const std::vector<RuleFamily>& allRules();
 
-/// Candidates of all families for a node.
-std::vector<Candidate> candidatesOf(NodeId n, const RuleContext& context);
+/// Candidates of all families for a node; found once, then the context's.
+const std::vector<Candidate>& candidatesOf(NodeId n,
+                                           const RuleContext& context);
 
 #define RULE(name, function, sentence)                                         \
   void function(NodeId, const RuleContext&, std::vector<Candidate>&);

@@ -243,7 +243,7 @@ private:
       if (d.candidate < 0)
         continue;
       undoing_ = d.node;
-      const Candidate candidate =
+      const Candidate& candidate =
           candidatesOf(d.node, rules_).at(size_t(d.candidate));
       WithInsertPoint at(b.graph().return_node());
       if (asGrowth && candidate.growth) {
