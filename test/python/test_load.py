@@ -16,10 +16,6 @@ BOTH = [(name, form) for name in MODELS for form in FORMS]
 BOUNDS = {"float32": 5e-6, "float64": 1e-12}
 
 
-def bound(name, dtype):
-    return BOUNDS[dtype]
-
-
 def batch(dtype="float32"):
     generator = torch.Generator().manual_seed(5)
     images = torch.randn(16, 1, 8, 8, generator=generator,
@@ -70,7 +66,7 @@ def test_forward_is_bit_equal_and_gradients_agree(archives, name, form, dtype):
         expected, reference = step(original, images, labels, seed=call)
         actual, gradients = step(rewritten, images, labels, seed=call)
         assert torch.equal(actual, expected)
-        assert distance(gradients, reference) <= bound(name, dtype)
+        assert distance(gradients, reference) <= BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("name,form", BOTH)

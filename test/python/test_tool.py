@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import FORMS, LIBRARIES, MODELS, PLAIN, ROOT, TOOL
-from test_load import batch, bound, distance, step
+from test_load import BOUNDS, batch, distance, step
 
 ALL = [(name, form) for name in MODELS | PLAIN for form in FORMS]
 BOTH = [(name, form) for name in MODELS for form in FORMS]
@@ -60,7 +60,7 @@ def test_inlined_steps_give_the_plain_model(archives, tmp_path, name, form):
     assert torch.equal(have, want)
     # The same operators, in an order in which sums of gradients may round
     # otherwise.
-    assert distance(gradients, reference) <= bound(name, "float32")
+    assert distance(gradients, reference) <= BOUNDS["float32"]
 
 
 @pytest.mark.parametrize("name,form", BOTH)

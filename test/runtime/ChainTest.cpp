@@ -9,13 +9,6 @@
 namespace inv::test {
 namespace {
 
-void expectNothingAlive() {
-  const Stats s = stats();
-  EXPECT_EQ(s.liveNodes, 0);
-  EXPECT_EQ(s.liveRecords, 0);
-  EXPECT_EQ(s.liveSlots, 0);
-}
-
 /// Trains one step; gradients of x1, x2 and all parameters.
 Tensors gradients(Chain& chain, const Tensors& inputs, bool plain,
                   Tensors* values = nullptr) {

@@ -31,11 +31,7 @@ protected:
     resetStats();
     TestOps::reset();
   }
-  void TearDown() override {
-    EXPECT_EQ(stats().liveNodes, 0);
-    EXPECT_EQ(stats().liveRecords, 0);
-    EXPECT_EQ(stats().liveSlots, 0);
-  }
+  void TearDown() override { expectNothingAlive(); }
   torch::jit::Module step = sumStep();
   Tensors inputs = {random({5, 4}), random({5, 4}), random({4, 4}),
                     random({4})};

@@ -18,12 +18,7 @@ protected:
     at::manual_seed(11);
     resetStats();
   }
-  void TearDown() override {
-    const Stats s = stats();
-    EXPECT_EQ(s.liveNodes, 0);
-    EXPECT_EQ(s.liveRecords, 0);
-    EXPECT_EQ(s.liveSlots, 0);
-  }
+  void TearDown() override { expectNothingAlive(); }
   static at::Tensor random(c10::IntArrayRef sizes) {
     return at::randn(sizes, at::kDouble);
   }

@@ -122,13 +122,7 @@ TEST_P(HazardFault, H20_AGraphWhoseBackwardFailedRunsAgain) {
   EXPECT_LE(distance(gradients(false), gradients(true)), 1e-12);
 }
 
-INSTANTIATE_TEST_SUITE_P(Doors, HazardFault,
-                         testing::Values(Door::Operator, Door::Archive),
-                         [](const auto& info) {
-                           return std::string(info.param == Door::Operator
-                                                  ? "Operator"
-                                                  : "Archive");
-                         });
+INSTANTIATE_TEST_SUITE_P(Doors, HazardFault, bothDoors(), doorName);
 
 } // namespace
 } // namespace inv::test

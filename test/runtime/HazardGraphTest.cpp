@@ -493,13 +493,7 @@ TEST_P(HazardGraph, H32_ModesFlip) {
       });
 }
 
-INSTANTIATE_TEST_SUITE_P(Doors, HazardGraph,
-                         testing::Values(Door::Operator, Door::Archive),
-                         [](const auto& info) {
-                           return std::string(info.param == Door::Operator
-                                                  ? "Operator"
-                                                  : "Archive");
-                         });
+INSTANTIATE_TEST_SUITE_P(Doors, HazardGraph, bothDoors(), doorName);
 
 } // namespace
 } // namespace inv::test

@@ -26,6 +26,14 @@ inline at::Tensor random(c10::IntArrayRef sizes,
   return at::randn(sizes, dtype);
 }
 
+/// For INSTANTIATE_TEST_SUITE_P: every test of a file runs through both doors.
+inline auto bothDoors() {
+  return testing::Values(Door::Operator, Door::Archive);
+}
+inline std::string doorName(const testing::TestParamInfo<Door>& info) {
+  return info.param == Door::Operator ? "Operator" : "Archive";
+}
+
 class Hazard : public testing::TestWithParam<Door> {
 protected:
   using Loss = std::function<at::Tensor(const Tensors& x, const Tensors& y)>;
@@ -35,11 +43,7 @@ protected:
     resetStats();
     TestOps::reset();
   }
-  void TearDown() override {
-    EXPECT_EQ(stats().liveNodes, 0);
-    EXPECT_EQ(stats().liveRecords, 0);
-    EXPECT_EQ(stats().liveSlots, 0);
-  }
+  void TearDown() override { expectNothingAlive(); }
 
   Net makeNet(int64_t steps, const Conditioner& conditioner, double xScale = 1,
               double auxScale = 1) {

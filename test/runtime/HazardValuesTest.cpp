@@ -406,13 +406,7 @@ TEST_P(HazardValues, H35_ACallWhoseCheckFailsKeepsItsInput) {
   EXPECT_EQ(stats().kept, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Doors, HazardValues,
-                         testing::Values(Door::Operator, Door::Archive),
-                         [](const auto& info) {
-                           return std::string(info.param == Door::Operator
-                                                  ? "Operator"
-                                                  : "Archive");
-                         });
+INSTANTIATE_TEST_SUITE_P(Doors, HazardValues, bothDoors(), doorName);
 
 } // namespace
 } // namespace inv::test

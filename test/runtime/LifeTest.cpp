@@ -30,10 +30,7 @@ protected:
   void SetUp() override { at::manual_seed(7); }
   void TearDown() override {
     chain = Chain(0, 8, at::kDouble);
-    const Stats s = stats();
-    EXPECT_EQ(s.liveNodes, 0);
-    EXPECT_EQ(s.liveRecords, 0);
-    EXPECT_EQ(s.liveSlots, 0);
+    expectNothingAlive();
   }
 
   /// Gradients of the inputs and all parameters of `loss(chain(inputs))`, by

@@ -142,9 +142,7 @@ protected:
   void TearDown() override {
     jit::getExecutorMode() = profiling_;
     jit::setGraphExecutorOptimize(optimize_);
-    EXPECT_EQ(stats().liveNodes, 0);
-    EXPECT_EQ(stats().liveRecords, 0);
-    EXPECT_EQ(stats().liveSlots, 0);
+    expectNothingAlive();
   }
   bool profiling_ = true, optimize_ = true;
   Tensors inputs = {at::randn({3, 4}, at::kDouble),

@@ -1,6 +1,7 @@
 #include "Steps.h"
 
 #include "inv/Abi.h"
+#include "inv/Runtime.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <gtest/gtest.h>
@@ -247,6 +248,13 @@ std::vector<std::vector<int64_t>>& TestOps::strides() {
 void TestOps::reset() {
   strides().clear();
   calls = 0;
+}
+
+void expectNothingAlive() {
+  const Stats s = stats();
+  EXPECT_EQ(s.liveNodes, 0);
+  EXPECT_EQ(s.liveRecords, 0);
+  EXPECT_EQ(s.liveSlots, 0);
 }
 
 std::string messageOf(const std::function<void()>& f) {

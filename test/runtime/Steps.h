@@ -84,6 +84,9 @@ struct TestOps {
   static void reset();
 };
 
+/// Every node, record and slot is gone.
+void expectNothingAlive();
+
 /// Message of the exception that `f` throws, "" if none.
 std::string messageOf(const std::function<void()>& f);
 

@@ -94,7 +94,7 @@ private:
     case 5:
       return affine(x, z);
     case 6:
-      return {"swap", "a, b = b, a\n", 0, 0, false};
+      return {"swap", "a, b = b, a\n", 0, false};
     case 7:
       return rejoin();
     case 8:
@@ -102,11 +102,11 @@ private:
     case 9:
       return below(3) == 0 ? nearMiss(x, z) : additive(x, z);
     case 10:
-      return {"shift", fmt::format("{0} = {0} + {1}[0]\n", x, weight()), 0, 0,
+      return {"shift", fmt::format("{0} = {0} + {1}[0]\n", x, weight()), 0,
               false};
     default:
       return {"linear",
-              fmt::format("{0} = torch.linear({0}, {1})\n", x, weight()), 0, 1,
+              fmt::format("{0} = torch.linear({0}, {1})\n", x, weight()), 0,
               false};
     }
   }
@@ -124,7 +124,7 @@ private:
         "{0} = {0} + ({1}).contiguous()\n",
         "f = {1} + 0.5\nf += {0}\n{0} = f\n"};
     return {"additive",
-            fmt::format(fmt::runtime(pick(spellings)), x, network(z)), 1, 0,
+            fmt::format(fmt::runtime(pick(spellings)), x, network(z)), 1,
             false};
   }
 
@@ -134,7 +134,7 @@ private:
         "{0} = {0} / 1.25 - {1}\n", "{0} = -{0} + {1}\n",
         "{0} = {0} * -1.5\n{0} = {0} + {1}\n"};
     return {"scaled", fmt::format(fmt::runtime(pick(spellings)), x, network(z)),
-            1, 0, false};
+            1, false};
   }
 
   PlantedBlock affine(const std::string& x, const std::string& z) {
@@ -143,18 +143,18 @@ private:
       return {"affine",
               fmt::format("{0} = {0} * {1} + {2}\n", x, scale(z), network(z)),
               // Two networks without a common node: two steps.
-              2, 0, false};
+              2, false};
     case 1:
       return {
           "affine",
           fmt::format("h = {2}\n{0} = ({0} + h) * torch.exp(torch.sin(h))\n", x,
                       z, network(z)),
-          1, 0, false};
+          1, false};
     case 2:
-      return {"affine", fmt::format("{0} = {0} / {1}\n", x, scale(z)), 1, 0,
+      return {"affine", fmt::format("{0} = {0} / {1}\n", x, scale(z)), 1,
               false};
     default:
-      return {"affine", fmt::format("{0} = {1} * {0}\n", x, scale(z)), 1, 0,
+      return {"affine", fmt::format("{0} = {1} * {0}\n", x, scale(z)), 1,
               false};
     }
   }
@@ -164,25 +164,25 @@ private:
     switch (below(4)) {
     case 0:
       return {"chunk",
-              "x = torch.cat([a, b], 1)\na, b = torch.chunk(x, 2, 1)\n", 0, 0,
+              "x = torch.cat([a, b], 1)\na, b = torch.chunk(x, 2, 1)\n", 0,
               false};
     case 1:
       return {"split",
               fmt::format("x = torch.cat([a, b], -1)\n"
                           "a, b = torch.split(x, [{0}, {0}], 1)\n",
                           w),
-              0, 0, false};
+              0, false};
     case 2:
       return {"slices",
               fmt::format("x = torch.cat([b, a], 1)\n"
                           "a = x[:, :{0}]\nb = x[:, {0}:]\n",
                           w),
-              0, 0, false};
+              0, false};
     default:
       return {"flip",
               "x = torch.cat([a, b], 1).flip([1])\n"
               "a, b = torch.chunk(x, 2, 1)\n",
-              0, 0, false};
+              0, false};
     }
   }
 
@@ -194,7 +194,7 @@ private:
                                        "{0} = -{0}\n", "{0} = {0}.clone()\n",
                                        "{0} = {0}.unsqueeze(0).squeeze(0)\n"})),
                     x),
-        0, 0, false};
+        0, false};
   }
 
   PlantedBlock nearMiss(const std::string& x, const std::string& z) {
@@ -210,7 +210,7 @@ private:
     return {"near miss",
             fmt::format(fmt::runtime(pick(spellings)), x, network(z),
                         network(x), weight()),
-            0, 0, true};
+            0, true};
   }
 
   std::mt19937_64 random_;

@@ -16,7 +16,6 @@ struct PlantedBlock {
   std::string kind; ///< for messages: "additive", "affine", ...
   std::string code; ///< lines of Python, each ending in a newline
   int couplings = 0;
-  int bijections = 0;
   /// A near miss: what follows it towards the output is still found, but the
   /// chain may end here, so counts are upper bounds.
   bool nearMiss = false;

@@ -196,9 +196,9 @@ TEST(RandomPrograms, APlantedBlockThatIsNoneIsNoticedAndReduced) {
   program.weights = 2;
   program.epilogue = "return a.sin(), b.cos()";
   program.blocks = {
-      {"additive", "a = a + torch.tanh(b @ self.w0)\n", 1, 0, false},
-      {"lie", "a = torch.relu(a)\n", 1, 0, false},
-      {"additive", "b = b + torch.tanh(a @ self.w1)\n", 1, 0, false}};
+      {"additive", "a = a + torch.tanh(b @ self.w0)\n", 1, false},
+      {"lie", "a = torch.relu(a)\n", 1, false},
+      {"additive", "b = b + torch.tanh(a @ self.w1)\n", 1, false}};
   EXPECT_EQ(faultOf(program), "a planted relu is not in a step");
   const Program small = reduced(program);
   ASSERT_EQ(small.blocks.size(), 1u);
