@@ -6,9 +6,7 @@ every file of ours that it includes (directly or not), .clang-tidy, the compile
 command and clang-tidy's version. Only passes are remembered.
 
 With --seconds no file is started after that time; how many were left out is
-said, and scripts/check --full has no such limit. Files that changed since the
-merge base with origin/main come first, then those that include one that did,
-then the others, small ones first: more of them in the same time.
+said. With --list only the files that a file names are looked at.
 """
 
 import argparse
@@ -85,36 +83,6 @@ def pending(cache):
     return todo, total
 
 
-def changed():
-    """Files of ours that differ from the merge base with origin/main; none
-    where there is no origin/main."""
-    def git(*args):
-        run = subprocess.run(["git", *args], capture_output=True, text=True,
-                             cwd=ROOT)
-        return run.stdout.split("\n") if run.returncode == 0 else []
-
-    base = git("merge-base", "HEAD", "origin/main")
-    if not base:
-        return set()
-    names = git("diff", "--name-only", base[0]) + git(
-        "ls-files", "--others", "--exclude-standard")
-    return {ROOT / name for name in names if name}
-
-
-def in_order(paths):
-    """`paths`, what matters most first."""
-    touched = changed()
-
-    def rank(path):
-        if path in touched:
-            return 0
-        files = set()
-        included(path, files)
-        return 2 if touched.isdisjoint(files) else 1
-
-    return sorted(paths, key=lambda p: (rank(p), p.stat().st_size, p))
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--cache", type=pathlib.Path, required=True)
@@ -146,7 +114,9 @@ def main():
         return (path, *tidy(path))
 
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for path, code, output in pool.map(work, in_order(todo)):
+        # Small files first: more of them in the same time.
+        order = sorted(todo, key=lambda p: (p.stat().st_size, p))
+        for path, code, output in pool.map(work, order):
             name = path.relative_to(ROOT)
             if code is None:
                 left.append(name)
