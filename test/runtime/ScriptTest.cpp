@@ -229,7 +229,8 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(AbiVersion, TheLibraryServesItsOwn) {
   EXPECT_EQ(abiVersion(), abi::kVersion);
-  callOp("inv::needs_libinv_runtime_abi_1", {});
+  for (int64_t v = abi::kOldestSupported; v <= abi::kVersion; v++)
+    callOp(abi::kNeedsPrefix + std::to_string(v), {});
 }
 
 } // namespace

@@ -14,9 +14,10 @@ namespace inv::abi {
 /// method, `inv::needs_libinv_runtime_abi_<N>() -> ()`. The runtime registers
 /// one such operator for each version it supports, so that loading an archive
 /// without the library, or with one too old or too new, fails with a message
-/// ("Unknown builtin op: inv::needs_libinv_runtime_abi_1") that says what is
-/// missing.
-inline constexpr int64_t kVersion = 1;
+/// ("Unknown builtin op: inv::needs_libinv_runtime_abi_2") that says what is
+/// missing. Version 2 added kGrowth, kConstantGrowth and kMaxGrowth, which an
+/// older runtime would not heed; archives of version 1 have none of them.
+inline constexpr int64_t kVersion = 2;
 inline constexpr int64_t kOldestSupported = 1;
 inline constexpr const char* kNeedsPrefix = "inv::needs_libinv_runtime_abi_";
 

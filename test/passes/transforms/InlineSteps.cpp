@@ -57,7 +57,7 @@ def inverse(self, y, aux):
                     {abi::kFunctionCaptures, ints({})},
                     {abi::kFunctionExtras, ints({})}},
                    R"IR(
-  inv::needs_libinv_runtime_abi_1()
+  inv::needs_libinv_runtime_abi_2()
   %three : int = prim::Constant[value=3]()
   %step = prim::GetAttr[name="inv_step_0"](%self)
   %xs : Tensor[] = prim::ListConstruct(%x)
