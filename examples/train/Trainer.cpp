@@ -70,7 +70,13 @@ void Trainer::collect() {
 void Trainer::toDouble() {
   for (auto& [name, parameter] : parameters_)
     parameter.mutable_grad().reset();
-  module_.to(at::kDouble);
+  // Module::to would turn integer buffers (indices) into numbers as well.
+  const at::NoGradGuard noGrad;
+  for (at::Tensor t : module_.parameters())
+    t.set_data(t.to(at::kDouble));
+  for (at::Tensor t : module_.buffers())
+    if (t.is_floating_point())
+      t.set_data(t.to(at::kDouble));
   collect();
 }
 

@@ -114,8 +114,9 @@ int64_t bytesOf(const c10::IValue& v) {
 
 Dataflow::Dataflow(
     Graph& graph,
-    const std::unordered_map<const Value*, c10::IValue>* sampleValues)
-    : graph_(graph) {
+    const std::unordered_map<const Value*, c10::IValue>* sampleValues,
+    c10::IValue self)
+    : graph_(graph), self_(std::move(self)) {
   for (Value* in : graph.inputs())
     addValue(in, -1);
   for (Node* n : graph.nodes())
@@ -203,6 +204,25 @@ void Dataflow::resolveResults(NodeInfo& info) {
     info.results.push_back(valueIds_.at(out));
 }
 
+/// The attribute is a tensor of the saved module that asks for no gradient.
+bool Dataflow::isBuffer(const Node* read) const {
+  std::vector<std::string> path;
+  while (read->kind() == prim::GetAttr) {
+    path.push_back(read->s(attr::name));
+    read = read->input()->node();
+  }
+  if (read->kind() != prim::Param || !self_.isObject())
+    return false;
+  c10::IValue at = self_;
+  for (; !path.empty(); path.pop_back()) {
+    if (!at.isObject() || !at.toObjectRef().type()->findAttribute(path.back()))
+      return false;
+    at = at.toObjectRef().getAttr(path.back());
+  }
+  return at.isTensor() && at.toTensor().defined() &&
+         !at.toTensor().requires_grad();
+}
+
 void Dataflow::classify(NodeInfo& info) {
   Origin origin = Origin::Derived;
   if (info.node->kind() == prim::GetAttr)
@@ -211,13 +231,39 @@ void Dataflow::classify(NodeInfo& info) {
     origin = Origin::Constant;
   if (info.effect == EffectKind::Random)
     origin = Origin::Activation;
-  for (ValueId v : info.operands)
-    if (values_[v].isActivation() && info.node->kind() != prim::GetAttr)
+  // Of the second operand these take the dtype or the sizes alone.
+  const bool firstOnly = info.node->kind() == aten::type_as ||
+                         info.node->kind() == aten::expand_as;
+  for (size_t i = 0; i < info.operands.size(); ++i)
+    if (values_[info.operands[i]].isActivation() && !(firstOnly && i > 0) &&
+        info.node->kind() != prim::GetAttr)
       origin = Origin::Activation;
+  const bool fixed =
+      origin == Origin::Parameter ? isBuffer(info.node)
+      : origin == Origin::Activation
+          ? false
+          : std::all_of(info.operands.begin(), info.operands.end(),
+                        [&](ValueId v) {
+                          return values_[v].origin == Origin::NonTensor ||
+                                 values_[v].fixed ||
+                                 values_[v].isActivation(); // see firstOnly
+                        });
   for (Value* out : info.node->outputs())
-    if (isTensor(out) || holdsTensors(out))
+    if (isTensor(out) || holdsTensors(out)) {
       values_[valueIds_.at(out)].origin = origin;
+      values_[valueIds_.at(out)].fixed = fixed;
+    }
 }
+
+namespace {
+
+/// Operators with two factors: each is kept for the gradient of the other.
+bool isProduct(const Node* n) {
+  return n->kind() == aten::mul || n->kind() == aten::matmul ||
+         n->kind() == aten::mm || n->kind() == aten::bmm;
+}
+
+} // namespace
 
 void Dataflow::findStorages(NodeInfo& info) {
   const Node* n = info.node;
@@ -317,10 +363,13 @@ void Dataflow::fillSaved() {
       for (ValueId v : info.operands)
         keep(v);
     // A product keeps an operand only for the gradient of the other one.
-    if ((info.node->kind() == aten::mul || info.node->kind() == aten::div) &&
-        info.operands.size() >= 2 &&
-        (!isTensor(values_[info.operands[1]].value) ||
-         values_[info.operands[1]].origin == Origin::Constant))
+    const bool product = isProduct(info.node);
+    if ((!product && info.node->kind() != aten::div) ||
+        info.operands.size() < 2)
+      continue;
+    const ValueInfo& a = values_[info.operands[0]];
+    const ValueInfo& b = values_[info.operands[1]];
+    if (!isTensor(b.value) || b.fixed || (product && a.fixed))
       info.saved.clear();
   }
 }

@@ -40,6 +40,9 @@ enum class Origin {
 struct ValueInfo {
   torch::jit::Value* value = nullptr;
   Origin origin = Origin::NonTensor;
+  /// Not an activation, and no gradient is asked for: a constant, a buffer, or
+  /// computed from such.
+  bool fixed = false;
   NodeId def = -1;             ///< -1: an input of the graph
   std::vector<NodeId> readers; ///< ascending, each once
   /// The value whose storage this one shares (itself, where it has its own).
@@ -76,11 +79,13 @@ struct NodeInfo {
 class Dataflow {
 public:
   /// `sampleValues`, where given, are the values of a run on sample inputs
-  /// (runGraph): bytes are taken from there.
+  /// (runGraph): bytes are taken from there. `self`, where given, is the
+  /// module: it tells buffers from parameters.
   explicit Dataflow(
       torch::jit::Graph& graph,
       const std::unordered_map<const torch::jit::Value*, c10::IValue>*
-          sampleValues = nullptr);
+          sampleValues = nullptr,
+      c10::IValue self = {});
 
   const std::vector<ValueInfo>& values() const { return values_; }
   const std::vector<NodeInfo>& nodes() const { return nodes_; }
@@ -107,12 +112,14 @@ private:
   void resolveOperands(NodeInfo& info);
   void resolveResults(NodeInfo& info);
   void classify(NodeInfo& info);
+  bool isBuffer(const torch::jit::Node* read) const;
   void findStorages(NodeInfo& info);
   void fillReaders();
   void fillSaved();
   void markWrites();
 
   torch::jit::Graph& graph_;
+  c10::IValue self_;
   std::vector<ValueInfo> values_;
   std::vector<NodeInfo> nodes_;
   std::unordered_map<const torch::jit::Value*, ValueId> valueIds_;

@@ -27,6 +27,11 @@ const char* nameOf(Availability a) {
   return "";
 }
 
+bool solvesPart(const Derivation& d) {
+  return std::any_of(d.elements.begin(), d.elements.end(),
+                     [](const Elements& e) { return !e.isWhole(); });
+}
+
 Invertibility findInvertibility(const RuleContext& context) {
   // Each round bans what the last one found not to pay. Bans only grow, so it
   // ends; real models need one to three rounds.
@@ -93,7 +98,8 @@ void print(std::ostream& out, const Invertibility& result,
                      result.keptBefore, unit, result.keptAfter, unit);
   for (const Derivation& d : result.derivations) {
     const NodeInfo& n = flow.node(d.node);
-    out << fmt::format("rebuild {} by {} of {}",
+    out << fmt::format("rebuild {}{} by {} of {}",
+                       solvesPart(d) ? "part of " : "",
                        d.solved.empty() ? "nothing" : names(flow, d.solved),
                        d.rule, names(flow, n.results));
     if (!d.others.empty())

@@ -37,6 +37,10 @@ struct Derivation {
   std::string rule;
   RuleClass cls = RuleClass::Sum;
   std::vector<ValueId> solved;
+  /// Which elements of each are solved; empty: all of all.
+  std::vector<Elements> elements;
+  /// The node's result was known in part only.
+  bool ofPart = false;
   std::vector<ValueId> others;
   /// Nodes that are run again to get `others`, ascending.
   std::vector<NodeId> conditioner;
@@ -47,6 +51,9 @@ struct Derivation {
   double amplification = 1.0;
   bool needsSizes = false; ///< see Candidate
 };
+
+/// Whether it gives only some of the elements of what it solves.
+bool solvesPart(const Derivation& d);
 
 /// A candidate that was looked at and not taken.
 struct Refusal {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -47,6 +48,8 @@ private:
 
   /// Backwards over the inverse program: what does anybody want?
   void findUseful();
+  void collectUseful(std::unordered_set<ValueId> wanted);
+  bool isSpread(ValueId v) const;
   bool isUseful(const Derivation& d,
                 const std::unordered_set<ValueId>& wanted) const;
   bool keptByOthers(ValueId storage) const;
@@ -61,6 +64,7 @@ private:
   const std::vector<Derivation>& all_;
   std::vector<size_t> useful_; ///< indices into all_, ascending
   std::unordered_set<NodeId> inStep_;
+  std::unordered_set<NodeId> rerun_; ///< by useful derivations
   std::unordered_map<ValueId, std::vector<NodeId>> savers_; ///< by storage
   std::unordered_set<ValueId> callers_; ///< storages of inputs and outputs
   std::unordered_set<NodeId> touched_;  ///< by any derivation of the sweep
@@ -68,10 +72,37 @@ private:
   Verdict verdict_;
 };
 
+/// Made by unsqueeze and scales of it: smaller than what it is added to, so
+/// that the step would keep it (a log-determinant added to class scores).
+bool Judge::isSpread(ValueId v) const {
+  constexpr int kMostNodes = 4;
+  for (int i = 0; i < kMostNodes && flow_.value(v).def >= 0; ++i) {
+    const NodeInfo& def = flow_.node(flow_.value(v).def);
+    if (def.node->kind() == torch::jit::aten::unsqueeze)
+      return true;
+    if (def.node->kind() != torch::jit::aten::mul &&
+        def.node->kind() != torch::jit::aten::div)
+      return false;
+    const auto activation =
+        std::find_if(def.operands.begin(), def.operands.end(),
+                     [&](ValueId o) { return flow_.value(o).isActivation(); });
+    if (activation == def.operands.end())
+      return false;
+    v = *activation;
+  }
+  return false;
+}
+
 bool Judge::isUseful(const Derivation& d,
                      const std::unordered_set<ValueId>& wanted) const {
+  // Nodes that a useful derivation runs again anyway are no gain: a
+  // log-determinant that nobody keeps needs no rebuilding.
+  const bool spread =
+      std::any_of(d.solved.begin(), d.solved.end(), [&](ValueId x) {
+        return !wanted.count(flow_.canonical(x)) && isSpread(x);
+      });
   for (NodeId n : d.conditioner)
-    if (saves(n))
+    if (saves(n) && !rerun_.count(n) && !spread)
       return true;
   if (context_.options.forceSteps && d.cls != RuleClass::Free &&
       d.cls != RuleClass::Scale)
@@ -101,25 +132,42 @@ bool Judge::keptByOthers(ValueId storage) const {
                      [&](NodeId n) { return !touched_.count(n); });
 }
 
-void Judge::findUseful() {
-  for (const Derivation& d : all_) {
-    touched_.insert(d.node);
-    touched_.insert(d.conditioner.begin(), d.conditioner.end());
-  }
-  std::unordered_set<ValueId> wanted;
+void Judge::collectUseful(std::unordered_set<ValueId> wanted) {
+  useful_.clear();
+  rerun_.clear();
   for (size_t i = all_.size(); i-- > 0;) {
     const Derivation& d = all_[i];
-    if (!isUseful(d, wanted)) {
-      if (!d.anchors.empty())
-        ban(d);
+    if (!isUseful(d, wanted))
       continue;
-    }
     useful_.push_back(i);
+    rerun_.insert(d.conditioner.begin(), d.conditioner.end());
     for (ValueId y : flow_.node(d.node).results)
       wanted.insert(flow_.canonical(y));
     for (ValueId t : d.terminals)
       wanted.insert(flow_.canonical(t));
   }
+}
+
+void Judge::findUseful() {
+  for (const Derivation& d : all_) {
+    touched_.insert(d.node);
+    touched_.insert(d.conditioner.begin(), d.conditioner.end());
+  }
+  // All parts of a value are of use, or none: where one is, the value is
+  // wanted.
+  std::unordered_set<ValueId> joined;
+  for (size_t before = 1; before != joined.size();) {
+    before = joined.size();
+    collectUseful(joined);
+    for (size_t i : useful_)
+      if (solvesPart(all_[i]))
+        for (ValueId x : all_[i].solved)
+          joined.insert(flow_.canonical(x));
+  }
+  std::set<size_t> useful(useful_.begin(), useful_.end());
+  for (size_t i = 0; i < all_.size(); ++i)
+    if (!useful.count(i) && !all_[i].anchors.empty())
+      ban(all_[i]);
   std::reverse(useful_.begin(), useful_.end());
   for (size_t i : useful_) {
     if (all_[i].candidate >= 0)
@@ -152,7 +200,7 @@ void Judge::findKept() {
     };
     for (ValueId t : all_[i].terminals)
       hold(t);
-    if (all_[i].candidate >= 0)
+    if (all_[i].candidate >= 0 && !all_[i].ofPart)
       for (ValueId y : flow_.node(all_[i].node).results)
         if (flow_.value(y).isActivation())
           hold(y);

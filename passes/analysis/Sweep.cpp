@@ -52,6 +52,32 @@ bool Sweep::resultsAvailable(NodeId n) const {
   return allAvailable(flow_.node(n).results);
 }
 
+/// The node's one result is not there, but a part of it is.
+bool Sweep::knownInPart(NodeId n) const {
+  const auto& results = flow_.node(n).results;
+  return results.size() == 1 && !available(results[0]) &&
+         parts_.count(flow_.canonical(results[0])) != 0;
+}
+
+/// Which elements the candidate would give; false where it gives none, since
+/// the results that it needs are not there.
+bool Sweep::findElements(NodeId n, const Candidate& c, Choice& choice) const {
+  choice.elements = c.elements;
+  if (resultsAvailable(n))
+    return true;
+  if (!knownInPart(n) || !c.elementwise || c.solved.size() != 1)
+    return false;
+  const ValueId y = flow_.canonical(flow_.node(n).results[0]);
+  const Elements& known = parts_.at(y).front();
+  std::optional<Elements> both =
+      c.elements.empty() ? known : intersection(known, c.elements[0]);
+  if (!both)
+    return false;
+  choice.elements = {*both};
+  choice.ofPart = true;
+  return true;
+}
+
 bool Sweep::anyAvailable(NodeId n) const {
   for (ValueId v : flow_.node(n).results)
     if (flow_.value(v).isActivation() && available(v))
@@ -84,9 +110,32 @@ void Sweep::run() {
     }
     sweepOnce();
   }
+  dropUnfinished();
   dropDoubledRecomputations();
   orderDerivations();
   explainBreaks();
+}
+
+/// Parts that never came to a whole are of no use; nor is what only led there.
+void Sweep::dropUnfinished() {
+  std::unordered_set<ValueId> wanted;
+  std::vector<bool> used(derivations_.size(), true);
+  for (size_t i = derivations_.size(); i-- > 0;) {
+    const Derivation& d = derivations_[i];
+    if (solvesPart(d))
+      used[i] = std::any_of(d.solved.begin(), d.solved.end(), [&](ValueId v) {
+        const ValueId x = flow_.canonical(v);
+        return joined_.count(x) != 0 || wanted.count(x) != 0;
+      });
+    if (used[i] && d.ofPart)
+      for (ValueId y : flow_.node(d.node).results)
+        wanted.insert(flow_.canonical(y));
+  }
+  for (size_t i = 0; i < derivations_.size(); ++i)
+    if (const Derivation& d = derivations_[i]; !used[i] && d.ofPart)
+      refuse(d.node, Reason::PartLost, nameOf(flow_.value(d.solved[0]).value));
+  size_t i = 0;
+  std::erase_if(derivations_, [&](const Derivation&) { return !used[i++]; });
 }
 
 /// A recompute derivation may have run a node again at which another one was
@@ -107,17 +156,25 @@ void Sweep::dropDoubledRecomputations() {
 /// that stands later in the list: puts each derivation behind those that it
 /// reads. Those that wait for each other are not used.
 void Sweep::orderDerivations() {
-  std::unordered_map<ValueId, size_t> maker; ///< canonical value → derivation
+  // Canonical value → the derivation that makes it, or those that make parts.
+  std::unordered_map<ValueId, std::vector<size_t>> makers;
   for (size_t i = 0; i < derivations_.size(); ++i)
-    for (ValueId x : derivations_[i].solved)
-      maker.insert({flow_.canonical(x), i});
+    for (ValueId x : derivations_[i].solved) {
+      std::vector<size_t>& list = makers[flow_.canonical(x)];
+      if (list.empty() || solvesPart(derivations_[i]))
+        list.push_back(i);
+    }
   std::vector<std::set<size_t>> waits(derivations_.size());
   for (size_t i = 0; i < derivations_.size(); ++i) {
     auto need = [&](ValueId v) {
-      auto found = maker.find(flow_.canonical(v));
-      if (found != maker.end() && found->second != i &&
-          avail_[flow_.canonical(v)] == Availability::Rebuilt)
-        waits[i].insert(found->second);
+      auto found = makers.find(flow_.canonical(v));
+      const Availability a = avail_[flow_.canonical(v)];
+      if (found == makers.end() ||
+          (a != Availability::Rebuilt && !derivations_[i].ofPart))
+        return;
+      for (size_t maker : found->second)
+        if (maker != i)
+          waits[i].insert(maker);
     };
     const Derivation& d = derivations_[i];
     if (d.candidate >= 0)
@@ -189,7 +246,7 @@ void Sweep::process(NodeId n) {
     return;
   if (info.effect == EffectKind::Effect || info.results.empty())
     return keepPlain(n);
-  const bool any = anyAvailable(n);
+  const bool any = anyAvailable(n) || knownInPart(n);
   if (!any && interior_[n])
     return;
   const std::vector<Candidate>& candidates = candidatesOf(n, context_);
@@ -207,9 +264,7 @@ void Sweep::process(NodeId n) {
     if (starts)
       anchors = anchorsFor(n);
     if (anchors.empty()) {
-      for (const Candidate& c : candidates)
-        if (c.refused && classAllowed(c.cls))
-          refuse(n, *c.refused, c.detail);
+      refuseUnfit(n, candidates);
       return keepPlain(n);
     }
   }
@@ -226,17 +281,28 @@ void Sweep::process(NodeId n) {
   commit(n, c, choice, anchors);
 }
 
+/// Tells the conditions that fail, but where another rule undoes the operand.
+void Sweep::refuseUnfit(NodeId n, const std::vector<Candidate>& candidates) {
+  for (const Candidate& c : candidates) {
+    if (!c.refused || !classAllowed(c.cls))
+      continue;
+    const bool other = std::any_of(
+        candidates.begin(), candidates.end(), [&](const Candidate& fits) {
+          return !fits.refused && fits.solved == c.solved;
+        });
+    if (!other)
+      refuse(n, *c.refused, c.detail);
+  }
+}
+
 Sweep::Choice Sweep::choose(NodeId n,
                             const std::vector<Candidate>& candidates) {
   Choice best;
+  refuseUnfit(n, candidates);
   for (int i = 0; i < int(candidates.size()); ++i) {
     const Candidate& c = candidates[i];
-    if (!classAllowed(c.cls))
+    if (!classAllowed(c.cls) || c.refused)
       continue;
-    if (c.refused) {
-      refuse(n, *c.refused, c.detail);
-      continue;
-    }
     Choice choice = tryCandidate(n, c, i);
     if (choice.candidate == -2)
       continue;
@@ -254,7 +320,7 @@ Sweep::Choice Sweep::choose(NodeId n,
 
 Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   Choice choice;
-  if (!resultsAvailable(n))
+  if (!findElements(n, c, choice))
     return choice;
   if (allAvailable(c.solved)) {
     explainKept(n, c);
@@ -480,6 +546,8 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
     d.rule = c->rule;
     d.cls = c->cls;
     d.solved = c->solved;
+    d.elements = choice.elements;
+    d.ofPart = choice.ofPart;
     d.others = c->others;
     d.amplification = c->amplification;
     d.needsSizes = c->needsSizes;
@@ -499,13 +567,29 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
   derivations_.push_back(d);
   // What depends on values, the step measures (abi::kGrowth).
   const double growth = growthOf(n) * (c && c->growth ? 1.0 : d.amplification);
-  for (ValueId x : d.solved) {
+  learn(d, growth);
+  std::vector<ValueId> whole;
+  for (ValueId x : d.solved)
+    if (available(x))
+      whole.push_back(x);
+  undoFreeProducers(whole);
+}
+
+/// What the derivation solves is known now, wholly or in part.
+void Sweep::learn(const Derivation& d, double growth) {
+  for (size_t i = 0; i < d.solved.size(); ++i) {
+    const ValueId x = flow_.canonical(d.solved[i]);
     if (available(x))
       continue;
+    growth_[x] = std::max(growth_[x], growth);
+    if (i < d.elements.size() && !d.elements[i].isWhole()) {
+      parts_[x].push_back(d.elements[i]);
+      if (!covers(parts_[x]))
+        continue;
+      joined_.insert(x);
+    }
     makeAvailable(x, Availability::Rebuilt);
-    growth_[flow_.canonical(x)] = growth;
   }
-  undoFreeProducers(d.solved);
 }
 
 /// Free producers of values that have become available are undone at once,

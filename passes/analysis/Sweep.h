@@ -5,6 +5,7 @@
 #include "passes/analysis/Invertibility.h"
 
 #include <set>
+#include <unordered_map>
 #include <utility>
 
 namespace inv::opt {
@@ -38,6 +39,8 @@ private:
   struct Choice {
     int candidate = -2; ///< -2: none, -1: recompute
     Slice slice;
+    std::vector<Elements> elements; ///< see Derivation
+    bool ofPart = false;            ///< see Derivation
     bool needed = false;
     /// Inputs of the method that the conditioner starts from and that the
     /// solved operand itself comes from: such a conditioner is what the model
@@ -52,6 +55,10 @@ private:
   bool anyAvailable(NodeId n) const;
   bool allAvailable(const std::vector<ValueId>& vs) const;
   bool resultsAvailable(NodeId n) const;
+  bool knownInPart(NodeId n) const;
+  bool findElements(NodeId n, const Candidate& c, Choice& choice) const;
+  void learn(const Derivation& d, double growth);
+  void dropUnfinished();
   std::vector<ValueId> anchorsFor(NodeId n) const;
   Choice choose(NodeId n, const std::vector<Candidate>& candidates);
   Choice tryCandidate(NodeId n, const Candidate& c, int index);
@@ -62,6 +69,7 @@ private:
   bool recomputable(const std::vector<ValueId>& solved, const Slice& s) const;
   void commit(NodeId n, const Candidate* c, const Choice& choice,
               const std::vector<ValueId>& resultAnchors);
+  void refuseUnfit(NodeId n, const std::vector<Candidate>& candidates);
   void refuse(NodeId n, Reason reason, std::string detail = "");
   void explain(NodeId n, const Candidate& c, const Slice& failed);
   void explainKept(NodeId n, const Candidate& c);
@@ -83,8 +91,12 @@ private:
   int pass_ = 1;
   std::vector<Availability> avail_; ///< by ValueId, at the canonical value
   std::vector<double> growth_;      ///< by canonical ValueId, where rebuilt
-  std::vector<bool> interior_;      ///< node is part of a conditioner
-  std::vector<bool> done_;          ///< node made a derivation
+  /// Parts of values, by canonical ValueId, of which the whole is not known yet
+  /// or follows from them.
+  std::unordered_map<ValueId, std::vector<Elements>> parts_;
+  std::set<ValueId> joined_;   ///< canonical values that their parts cover
+  std::vector<bool> interior_; ///< node is part of a conditioner
+  std::vector<bool> done_;     ///< node made a derivation
   std::vector<Derivation> derivations_;
   std::vector<Refusal> refusals_;
 };

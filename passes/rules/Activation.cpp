@@ -200,6 +200,7 @@ void activationRule(NodeId id, const RuleContext& context,
   Candidate c;
   c.rule = "activation";
   c.cls = RuleClass::Pointwise;
+  c.elementwise = true;
   c.solved = {x};
   if (!found) {
     c.refused = Reason::NotInvertible;

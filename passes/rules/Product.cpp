@@ -27,6 +27,7 @@ Candidate undo(const Dataflow& flow, Node* n, Value* x, Value* s) {
   c.cls = RuleClass::Product;
   c.solved = {flow.idOf(x)};
   c.others = {flow.idOf(s)};
+  c.elementwise = true;
   const bool multiplies = n->kind() == aten::mul;
   const Range range = rangeOf(s);
   if (!range.excludesZero()) {

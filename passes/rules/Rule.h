@@ -8,6 +8,7 @@
 #pragma once
 
 #include "passes/analysis/Dataflow.h"
+#include "passes/analysis/Elements.h"
 #include "passes/support/Options.h"
 #include "passes/support/Remarks.h"
 
@@ -65,6 +66,13 @@ struct Candidate {
   RuleClass cls = RuleClass::Free;
   /// Operands computed back, in the order in which `emit` returns them.
   std::vector<ValueId> solved;
+  /// Which elements of each solved operand it gives; empty: all of all. The
+  /// others may hold anything in what `emit` returns.
+  std::vector<Elements> elements;
+  /// An element of what is solved follows from the same element of the node's
+  /// one result: where only a part of the result is known, so is that part of
+  /// the operand.
+  bool elementwise = false;
   /// Operands that the inverse reads beside the node's results.
   std::vector<ValueId> others;
   /// Bound on |error in solved| / |error in result|, 1 where exact in real

@@ -65,6 +65,7 @@ Candidate scaleBy(const RuleContext& context, Value* x, Value* c,
   Candidate out;
   out.rule = "scale";
   out.cls = RuleClass::Scale;
+  out.elementwise = true;
   out.solved = {flow.idOf(x)};
   std::optional<double> number = constantScalar(c);
   if (!number) {
@@ -102,6 +103,7 @@ void scaleRule(NodeId id, const RuleContext& context,
     Candidate c;
     c.rule = "neg";
     c.cls = RuleClass::Scale;
+    c.elementwise = true;
     c.solved = {flow.idOf(n->input(0))};
     c.emit = [](InverseBuilder& b) -> std::vector<Value*> {
       return {b.graph().insert(aten::neg, {b.result(0)})};
@@ -139,6 +141,7 @@ void scaleRule(NodeId id, const RuleContext& context,
   Candidate c;
   c.rule = "shift";
   c.cls = RuleClass::Scale;
+  c.elementwise = true;
   c.solved = {x};
   if (isTensor(flow.value(other)))
     c.others = {other};

@@ -68,6 +68,7 @@ void sumRule(NodeId id, const RuleContext& context,
   c.cls = RuleClass::Sum;
   c.solved = {p};
   c.others = {s};
+  c.elementwise = true;
   c.emit = SumInverse{scaled, alpha, false, minus};
   const ValueInfo& y = flow.value(flow.idOf(n->output()));
   c.refused = arithmeticProblem(flow.value(p), y);

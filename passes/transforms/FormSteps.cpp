@@ -138,7 +138,8 @@ class Former {
 public:
   explicit Former(PassContext& context)
       : context_(context), samples_(runOnSamples(context)),
-        flow_(*context.method.graph, samples_ ? &*samples_ : nullptr),
+        flow_(*context.method.graph, samples_ ? &*samples_ : nullptr,
+              context.model.module._ivalue()),
         rules_{flow_, context.options, context.model.module._ivalue()} {}
 
   bool run() {

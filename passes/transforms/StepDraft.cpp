@@ -55,6 +55,7 @@ public:
     uniteSharedConditioners();
     uniteCastWithMaker();
     uniteWithReader();
+    uniteParts();
     std::vector<StepDraft> steps = collectGroups();
     findOwners(steps);
     std::vector<StepDraft> out;
@@ -77,6 +78,9 @@ private:
   void uniteSharedConditioners();
   void uniteCastWithMaker();
   void uniteWithReader();
+  void uniteParts();
+  bool feeds(size_t i, const Derivation& next);
+  void leaveGivenParts(StepDraft& step, std::set<NodeId>& stream) const;
   std::vector<StepDraft> collectGroups();
   void findOwners(const std::vector<StepDraft>& steps);
   bool fill(StepDraft& step);
@@ -152,6 +156,8 @@ void Drafter::uniteWithReader() {
       continue;
     const Derivation& next = found_.derivations[reader->second];
     const auto& solved = next.solved;
+    if (solvesPart(d) || (light && next.solved.size() > 1 && feeds(i, next)))
+      continue;
     if (next.needsSizes)
       continue; // the size of what would be inside is not there to be asked
     if (combines &&
@@ -161,6 +167,61 @@ void Drafter::uniteWithReader() {
     if (std::find(solved.begin(), solved.end(),
                   flow_.node(d.node).results[0]) != solved.end())
       parent_[find(i)] = find(reader->second);
+  }
+}
+
+/// The group of derivation i starts from what `next` solves: as one step they
+/// would read what they make.
+bool Drafter::feeds(size_t i, const Derivation& next) {
+  for (size_t j = 0; j < parent_.size(); ++j)
+    if (find(j) == find(i))
+      for (ValueId t : found_.derivations[j].terminals)
+        for (ValueId x : next.solved)
+          if (flow_.canonical(t) == flow_.canonical(x))
+            return true;
+  return false;
+}
+
+/// A value is handed over whole: the derivations that give its parts are one
+/// step, with those that go on from a part.
+void Drafter::uniteParts() {
+  std::unordered_map<ValueId, size_t> makers; ///< canonical value → derivation
+  for (size_t i = 0; i < parent_.size(); ++i) {
+    const Derivation& d = found_.derivations[i];
+    if (!solvesPart(d))
+      continue;
+    for (ValueId x : d.solved) {
+      auto [at, fresh] = makers.insert({flow_.canonical(x), i});
+      if (!fresh)
+        parent_[find(i)] = find(at->second);
+    }
+  }
+  for (size_t i = 0; i < parent_.size(); ++i) {
+    const Derivation& d = found_.derivations[i];
+    if (!d.ofPart)
+      continue;
+    for (ValueId y : flow_.node(d.node).results)
+      if (auto at = makers.find(flow_.canonical(y)); at != makers.end())
+        parent_[find(i)] = find(at->second);
+  }
+}
+
+/// Masked products and the like whose result the step's own network reads:
+/// they stay in the method, and the step is given what they make.
+void Drafter::leaveGivenParts(StepDraft& step, std::set<NodeId>& stream) const {
+  std::unordered_set<ValueId> terminals;
+  for (const Derivation& d : step.derivations)
+    for (ValueId t : d.terminals)
+      terminals.insert(flow_.canonical(t));
+  for (const Derivation& d : step.derivations) {
+    const auto& results = flow_.node(d.node).results;
+    if (solvesPart(d) && !d.ofPart &&
+        std::all_of(results.begin(), results.end(), [&](ValueId y) {
+          return terminals.count(flow_.canonical(y)) != 0;
+        })) {
+      stream.erase(d.node);
+      step.given.insert(step.given.end(), results.begin(), results.end());
+    }
   }
 }
 
@@ -182,6 +243,7 @@ std::vector<StepDraft> Drafter::collectGroups() {
     }
     for (NodeId n : stream)
       conditioner.erase(n);
+    leaveGivenParts(step, stream);
     step.conditioner.assign(conditioner.begin(), conditioner.end());
     step.stream.assign(stream.begin(), stream.end());
     step.form = step.stream.empty()   ? StepForm::Checkpoint
@@ -350,6 +412,8 @@ void Drafter::fillInputs(StepDraft& step) {
       for (ValueId v : d.others)
         if (!solved.count(v))
           readByFunction(v);
+  for (ValueId v : step.given)
+    readByFunction(v);
   for (NodeId n : step.conditioner)
     for (Value* v : scratchInputs(flow_.node(n).node)) {
       const ValueId id = flow_.idOf(v);

@@ -25,6 +25,10 @@ struct StepDraft {
   /// Nodes that leave the method for the step.
   std::vector<NodeId> owned;
 
+  /// Parts of the states that the method computes (m * x) and the conditioner
+  /// reads: the inverse is handed them with the conditioner's results.
+  std::vector<ValueId> given;
+
   std::vector<ValueId> xs;    ///< states that are undone
   std::vector<ValueId> zs;    ///< activations that the conditioner reads
   std::vector<ValueId> ys;    ///< states that the step makes

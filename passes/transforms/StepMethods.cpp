@@ -2,6 +2,7 @@
 
 #include "inv/Abi.h"
 #include "passes/rules/Match.h"
+#include "passes/transforms/JoinParts.h"
 #include "passes/transforms/MethodBuilder.h"
 
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
@@ -87,6 +88,8 @@ Growth growthOf(const StepDraft& draft, const RuleContext& rules) {
   for (const Derivation& d : draft.derivations) {
     if (d.candidate < 0)
       continue;
+    for (const Elements& e : d.elements)
+      growth.dependsOnValues |= needsCheck(e);
     if (candidatesOf(d.node, rules).at(size_t(d.candidate)).growth)
       growth.dependsOnValues = true;
     else
@@ -115,8 +118,13 @@ public:
   void run() {
     collectInterface();
     if (!draft_.stream.empty()) {
+      // Function, inverse and growth take the same: the growth is written
+      // twice, since it may ask for sizes that the inverse does not.
+      const bool measures = growthOf(draft_, rules_).dependsOnValues;
+      if (measures)
+        writeInverse(/*asGrowth=*/true);
       inverse = writeInverse(/*asGrowth=*/false);
-      if (growthOf(draft_, rules_).dependsOnValues)
+      if (measures)
         growth = writeInverse(/*asGrowth=*/true);
       writeFunction();
     }
@@ -148,7 +156,7 @@ public:
   // InverseBuilder
   Graph& graph() override { return inverse_->graph(); }
   Value* result(size_t i) override {
-    return inverse_->get(flow_.value(flow_.node(undoing_).results.at(i)).value);
+    return known(flow_.value(flow_.node(undoing_).results.at(i)).value);
   }
   Value* operand(Value* original) override { return inverse_->get(original); }
   Value* sizeOf(Value* solved, int64_t dim) override {
@@ -255,18 +263,50 @@ private:
         Value* outer = flow_.value(d.solved[i]).value;
         if (b.has(outer))
           continue;
-        b.bind(outer, solved.at(i));
-        const std::string name = readableName(outer);
-        if (!name.empty() && solved.at(i)->node()->kind() != prim::Param)
-          solved.at(i)->setDebugName(name);
+        if (i < d.elements.size() && !d.elements[i].isWhole())
+          parts_[outer].push_back({d.elements[i], solved.at(i)});
+        else
+          bind(outer, solved.at(i));
       }
     }
+    WithInsertPoint at(b.graph().return_node());
     std::vector<Value*> results;
-    for (Value* x : valuesOf(draft_.xs))
-      results.push_back(b.get(x));
+    for (Value* x : valuesOf(draft_.xs)) {
+      if (auto parts = parts_.find(x); parts != parts_.end())
+        TORCH_INTERNAL_ASSERT(partsCover(parts->second),
+                              "parts of a state are missing");
+      results.push_back(known(x));
+    }
+    if (asGrowth)
+      for (const auto& [outer, parts] : parts_)
+        if (Value* holds = checkParts(parts, accessTo(outer)))
+          product =
+              product ? b.graph().insert(aten::mul, {product, holds}) : holds;
+    parts_.clear();
     b.finish(asGrowth ? std::vector<Value*>{product} : results);
     inverse_ = nullptr;
     return b.take();
+  }
+
+  void bind(Value* outer, Value* inner) {
+    inverse_->bind(outer, inner);
+    const std::string name = readableName(outer);
+    if (!name.empty() && inner->node()->kind() != prim::Param)
+      inner->setDebugName(name);
+  }
+
+  PartAccess accessTo(Value* outer) {
+    return {inverse_->graph(), [this](Value* v) { return inverse_->get(v); },
+            [this, outer] { return sizes(outer, kWhole); },
+            [this, outer](int64_t dim) { return sizes(outer, dim); }};
+  }
+
+  /// A value inside the inverse; joined from its parts at the first use.
+  Value* known(Value* outer) {
+    auto parts = parts_.find(outer);
+    if (!inverse_->has(outer) && parts != parts_.end())
+      bind(outer, joinParts(parts->second, accessTo(outer)));
+    return inverse_->get(outer);
   }
 
   void writeFunction() {
@@ -312,6 +352,7 @@ private:
   NodeId undoing_ = -1;
   std::map<std::pair<Node*, std::vector<std::string>>, Value*> attributes_;
   std::map<std::pair<Value*, int64_t>, Value*> sizes_;
+  std::map<Value*, std::vector<Part>> parts_;
 };
 
 /// The graph with its values numbered in order: equal for equal code.

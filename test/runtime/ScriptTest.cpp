@@ -230,7 +230,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(AbiVersion, TheLibraryServesItsOwn) {
   EXPECT_EQ(abiVersion(), abi::kVersion);
   for (int64_t v = abi::kOldestSupported; v <= abi::kVersion; v++)
-    callOp(abi::kNeedsPrefix + std::to_string(v), {});
+    callOp((abi::kNeedsPrefix + std::to_string(v)).c_str(), {});
 }
 
 } // namespace

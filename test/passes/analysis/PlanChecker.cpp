@@ -89,7 +89,7 @@ class Checker {
 public:
   Checker(Graph& graph, const c10::IValue& self,
           const std::vector<at::Tensor>& inputs)
-      : graph_(graph), flow_(graph), self_(self),
+      : graph_(graph), flow_(graph, nullptr, self), self_(self),
         inputs_(inputs), rules_{flow_, options_, self} {}
 
   PlanCheck run(int forget) {
@@ -159,9 +159,27 @@ private:
         continue;
       const Candidate c = candidatesOf(d.node, rules_).at(size_t(d.candidate));
       const auto solved = RunInverse(flow_, d.node, values_, get).run(c);
-      for (size_t i = 0; i < d.solved.size(); ++i)
-        rebuilt_[flow_.canonical(d.solved[i])] = solved.at(i);
+      for (size_t i = 0; i < d.solved.size(); ++i) {
+        at::Tensor& now = rebuilt_[flow_.canonical(d.solved[i])];
+        if (i < d.elements.size() && !d.elements[i].isWhole())
+          now = withPart(now.defined() ? now : nans(value(d.solved[i])),
+                         d.elements[i], solved.at(i));
+        else
+          now = solved.at(i);
+      }
     }
+  }
+
+  static at::Tensor withPart(const at::Tensor& whole, const Elements& e,
+                             const at::Tensor& part) {
+    if (e.kind == Elements::Kind::Mask)
+      return at::where(e.mask, part, whole);
+    at::Tensor out = whole.clone();
+    if (e.kind == Elements::Kind::Slice)
+      out.slice(e.dim, e.start, e.end, e.step).copy_(part);
+    else
+      out.index_copy_(e.dim, at::tensor(e.places, at::kLong), part);
+    return out;
   }
 
   void rerun(NodeId n) {

@@ -61,6 +61,22 @@ const Example kExamples[] = {
      "a, b, c = torch.unbind(x, 0)\n    y = a.sin() * b.cos() + c.sin()"},
     {"split-join", "join", "y = torch.cat([x, torch.sin(z)], 2)"},
     {"split-join", "stack", "y = torch.stack([torch.sin(z), x], 1)"},
+    {"parts", "part", "y = x[:, :, ::2].sin() * x[:, :, 1::2].cos()"},
+    {"parts", "part",
+     "y = x[:, ::3].sin()\n    y = torch.cat([y, x[:, 1::3], x[:, 2::3]], 1)"},
+    {"parts", "part", "y = x[:, :, self.order]"},
+    {"parts", "part", "y = torch.index_select(x, 1, self.rows)"},
+    {"parts", "part",
+     "y = x[:, self.rows[:3]].sin() * x[:, self.rows[3:]].cos()"},
+    {"parts", "part", "y = (x[0].sin() * x.select(0, 1).cos()) * x[2].sin()"},
+    {"mask", "mask", "y = torch.sin(self.m * x) + torch.cos((1 - self.m) * x)"},
+    {"mask", "mask",
+     "y = torch.where(self.b, x, z).sin() * torch.where(self.b, z, x).cos()"},
+    {"mask", "mask",
+     "y = x.masked_fill(self.b, 0).sin() * x.masked_fill(~self.b, 0.5).cos()"},
+    {"mask", "masked-sum",
+     "k = self.m * x\n"
+     "    y = k + (1 - self.m) * (x * torch.exp(k) + torch.sin(k))"},
     {"linear", "linear", "y = torch.linear(x, self.square, self.p)"},
     {"linear", "linear", "y = torch.linear(x, self.tall)"},
     {"linear", "linear", "y = torch.matmul(x, self.square)"},
@@ -105,6 +121,11 @@ Module moduleOf(const Example& example) {
             std::get<0>(at::linalg_qr(randomDouble({4, 4}, 3))).unsqueeze(2));
   parameter("p", randomDouble({6}, 4) * 0.3);
   parameter("q", randomDouble({4}, 5) * 0.3);
+  m.register_buffer("order", at::tensor({3, 0, 5, 1, 4, 2}, at::kLong));
+  m.register_buffer("rows", at::tensor({2, 0, 3, 1}, at::kLong));
+  const at::Tensor mask = at::tensor({1., 0., 0., 1., 1., 0.}, at::kDouble);
+  m.register_buffer("m", mask);
+  m.register_buffer("b", mask.to(at::kBool));
   m.register_module("twice", twice);
   m.define("def forward(self, x, z):\n"
            "    z = torch.tanh(z)\n"
