@@ -70,7 +70,15 @@ void Trainer::collect() {
 void Trainer::toDouble() {
   for (auto& [name, parameter] : parameters_)
     parameter.mutable_grad().reset();
-  module_.to(at::kDouble);
+  // Module::to would convert integers, too: index tensors stay as they are.
+  const auto convert = [](const at::Tensor& tensor) {
+    if (tensor.is_floating_point())
+      tensor.set_data(tensor.to(at::kDouble));
+  };
+  for (const at::Tensor& parameter : module_.parameters())
+    convert(parameter);
+  for (const at::Tensor& buffer : module_.buffers())
+    convert(buffer);
   collect();
 }
 
