@@ -37,12 +37,13 @@ def start_small(layers, depth):
                 parameter.mul_((2 * depth) ** -0.5)
 
 
-def save(name, build, args):
+def save(name, build, args, forms=("scripted", "traced")):
     """Builds the model and saves it, scripted and traced.
 
     `build` takes the parsed arguments and returns the module. It is traced in
     train mode: a trace records dropout and batch statistics as they are at
     that moment, so that the traced model trains, and stays in train mode.
+    `forms` leaves out the form that a model cannot be saved in.
     """
     dtype = getattr(torch, args.dtype)
     torch.set_default_dtype(dtype)
@@ -51,16 +52,20 @@ def save(name, build, args):
     args.out.mkdir(parents=True, exist_ok=True)
     stem = args.name or name
 
-    scripted = args.out / f"{stem}.scripted.pt"
-    torch.jit.script(model).save(str(scripted))
+    paths = []
+    for form in forms:
+        paths.append(str(args.out / f"{stem}.{form}.pt"))
+        make = torch.jit.script if form == "scripted" else trace
+        make(model).save(paths[-1])
 
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{stem}: {parameters:,} parameters, {', '.join(paths)}")
+
+
+def trace(model):
     # Tracing runs the model once, which would move its running statistics.
     before = {k: v.clone() for k, v in model.state_dict().items()}
     images = torch.rand(3, 1, 8, 8)
-    traced_model = torch.jit.trace(model, images, check_trace=False)
-    traced_model.load_state_dict(before)
-    traced = args.out / f"{stem}.traced.pt"
-    traced_model.save(str(traced))
-
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"{stem}: {parameters:,} parameters, {scripted}, {traced}")
+    traced = torch.jit.trace(model, images, check_trace=False)
+    traced.load_state_dict(before)
+    return traced
