@@ -229,4 +229,39 @@ static bool removeDeadIn(Block* block) {
 
 bool removeDeadNodes(Graph& graph) { return removeDeadIn(graph.block()); }
 
+bool hoistAttributeReads(Graph& graph) {
+  std::vector<Node*> reads;
+  bool writes = false;
+  std::function<void(Block*, bool)> collect = [&](Block* block, bool nested) {
+    for (Node* n : block->nodes()) {
+      writes |= n->kind() == prim::SetAttr;
+      if (nested && n->kind() == prim::GetAttr)
+        reads.push_back(n);
+      for (Block* inner : n->blocks())
+        collect(inner, true);
+    }
+  };
+  collect(graph.block(), false);
+  if (writes || reads.empty())
+    return false;
+  Node* first = *graph.nodes().begin();
+  bool moved = false;
+  for (Node* n : reads) {
+    // Its object must be there at the top: the module itself, or a read that
+    // was moved (or stands) there.
+    const Node* object = n->input()->node();
+    const bool atTop = object->kind() == prim::Param
+                           ? object->owningBlock() == graph.block()
+                           : object->kind() == prim::GetAttr;
+    if (!atTop)
+      continue;
+    if (object->kind() == prim::GetAttr && object->isAfter(first))
+      n->moveAfter(const_cast<Node*>(object));
+    else
+      n->moveBefore(first);
+    moved = true;
+  }
+  return moved;
+}
+
 } // namespace inv::opt

@@ -70,4 +70,9 @@ void replaceValue(torch::jit::Value* from, torch::jit::Value* to);
 /// operator draws and what the statistics are.
 bool removeDeadNodes(torch::jit::Graph& graph);
 
+/// Moves reads of attributes inside ifs and loops to the top, so that a node
+/// with blocks can be handed what it reads. Not where the graph writes
+/// attributes. Returns whether any was moved.
+bool hoistAttributeReads(torch::jit::Graph& graph);
+
 } // namespace inv::opt

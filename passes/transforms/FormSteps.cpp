@@ -49,44 +49,6 @@ using namespace torch::jit;
 
 namespace {
 
-/// Reads of attributes inside ifs and loops move to the top, so that a node
-/// with blocks can be handed what it reads. Not where the method writes
-/// attributes.
-bool hoistAttributeReads(Graph& graph) {
-  std::vector<Node*> reads;
-  bool writes = false;
-  std::function<void(Block*, bool)> collect = [&](Block* block, bool nested) {
-    for (Node* n : block->nodes()) {
-      writes |= n->kind() == prim::SetAttr;
-      if (nested && n->kind() == prim::GetAttr)
-        reads.push_back(n);
-      for (Block* inner : n->blocks())
-        collect(inner, true);
-    }
-  };
-  collect(graph.block(), false);
-  if (writes || reads.empty())
-    return false;
-  Node* first = *graph.nodes().begin();
-  bool moved = false;
-  for (Node* n : reads) {
-    // Its object must be there at the top: the module itself, or a read that
-    // was moved (or stands) there.
-    const Node* object = n->input()->node();
-    const bool atTop = object->kind() == prim::Param
-                           ? object->owningBlock() == graph.block()
-                           : object->kind() == prim::GetAttr;
-    if (!atTop)
-      continue;
-    if (object->kind() == prim::GetAttr && object->isAfter(first))
-      n->moveAfter(const_cast<Node*>(object));
-    else
-      n->moveBefore(first);
-    moved = true;
-  }
-  return moved;
-}
-
 /// A run on the sample inputs: shapes of all values, for the bytes.
 std::optional<ValueMap> runOnSamples(PassContext& context) {
   if (context.options.sampleInputs.empty())

@@ -117,6 +117,7 @@ std::vector<AttributeRead> attributeReads(Node* callNode,
                                           const std::string& method) {
   auto type = callNode->input(0)->type()->expect<c10::ClassType>();
   auto body = inlinedMethod(type->getMethod(method));
+  hoistAttributeReads(*body); // of a loop's body, say
   std::vector<Node*> reads;
   collectReads(body->block(), body->inputs().at(0), reads);
   std::vector<AttributeRead> out;
@@ -134,6 +135,7 @@ MethodBuilder::inlineCall(Node* callNode, const std::string& method,
                           const std::vector<Value*>& arguments) {
   auto type = callNode->input(0)->type()->expect<c10::ClassType>();
   auto body = inlinedMethod(type->getMethod(method));
+  hoistAttributeReads(*body); // of a loop's body, say
   std::unordered_map<Value*, Value*> local;
   for (size_t i = 0; i < arguments.size(); ++i)
     local[body->inputs().at(i + 1)] = arguments[i];

@@ -440,6 +440,14 @@ bool Drafter::fill(StepDraft& step) {
             {n, Reason::Untraceable, nameOf(flow_.value(v).value)});
         return false;
       }
+  // The size of what is made inside is not there to be asked.
+  for (const Derivation& d : step.derivations)
+    for (ValueId x : d.solved)
+      if (d.needsSizes && inside.count(flow_.value(x).def)) {
+        refusals_.push_back(
+            {d.node, Reason::Untraceable, nameOf(flow_.value(x).value)});
+        return false;
+      }
   // A number that the function reads must come from outside.
   for (ValueId v : step.aux)
     if (!isTensor(flow_.value(v))) {

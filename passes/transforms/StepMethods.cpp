@@ -92,6 +92,9 @@ Growth growthOf(const StepDraft& draft, const RuleContext& rules) {
       growth.dependsOnValues |= needsCheck(e);
     if (candidatesOf(d.node, rules).at(size_t(d.candidate)).growth)
       growth.dependsOnValues = true;
+    else if (d.cls == RuleClass::Scale && draft.form == StepForm::Coupling)
+      // As the runtime counts a scaled sum (StepForward.cpp, growthOfStep).
+      growth.constant *= d.amplification * d.amplification;
     else
       growth.constant *= d.amplification;
   }
