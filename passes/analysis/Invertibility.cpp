@@ -47,6 +47,7 @@ Invertibility findInvertibility(const RuleContext& context) {
       unprofitable.push_back(std::move(r));
     const size_t before = bans.size();
     bans.insert(verdict.bans.begin(), verdict.bans.end());
+    bans.insert(sweep.doubled().begin(), sweep.doubled().end());
     if (bans.size() != before && round < kMostRounds)
       continue;
     if (bans.size() != before)

@@ -146,9 +146,13 @@ void Sweep::dropDoubledRecomputations() {
     if (d.candidate >= 0)
       undone.insert(d.node);
   std::erase_if(derivations_, [&](const Derivation& d) {
-    return d.candidate < 0 &&
-           std::any_of(d.conditioner.begin(), d.conditioner.end(),
-                       [&](NodeId n) { return undone.count(n) != 0; });
+    const bool doubled =
+        d.candidate < 0 &&
+        std::any_of(d.conditioner.begin(), d.conditioner.end(),
+                    [&](NodeId n) { return undone.count(n) != 0; });
+    if (doubled)
+      doubled_.insert({d.node, -1});
+    return doubled;
   });
 }
 
@@ -297,13 +301,23 @@ void Sweep::refuseUnfit(NodeId n, const std::vector<Candidate>& candidates) {
 
 Sweep::Choice Sweep::choose(NodeId n,
                             const std::vector<Candidate>& candidates) {
-  Choice best;
   refuseUnfit(n, candidates);
+  Choice best = bestOf(n, candidates, /*fromAfar=*/false);
+  if (best.candidate == -2)
+    best = bestOf(n, candidates, /*fromAfar=*/true);
+  if (best.candidate == -2)
+    best = tryRecompute(n, candidates);
+  return best;
+}
+
+Sweep::Choice Sweep::bestOf(NodeId n, const std::vector<Candidate>& candidates,
+                            bool fromAfar) {
+  Choice best;
   for (int i = 0; i < int(candidates.size()); ++i) {
     const Candidate& c = candidates[i];
     if (!classAllowed(c.cls) || c.refused)
       continue;
-    Choice choice = tryCandidate(n, c, i);
+    Choice choice = tryCandidate(n, c, i, fromAfar);
     if (choice.candidate == -2)
       continue;
     auto rank = [](const Choice& x) {
@@ -313,12 +327,11 @@ Sweep::Choice Sweep::choose(NodeId n,
     if (best.candidate == -2 || rank(choice) < rank(best))
       best = std::move(choice);
   }
-  if (best.candidate == -2)
-    best = tryRecompute(n, candidates);
   return best;
 }
 
-Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
+Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index,
+                                  bool fromAfar) {
   Choice choice;
   if (!findElements(n, c, choice))
     return choice;
@@ -365,14 +378,19 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
       return choice;
     }
   }
+  Slice s = slice(c.others, c.solved, n, false);
   // An operand that follows from what is there (the network of a coupling) is
-  // not lost: running it again gives it, and frees what is inside as well.
+  // not lost: running it again gives it, and frees what is inside as well. Not
+  // where that means running the model again from a value that is alive beyond
+  // the node for another reason (a skip connection), and the other operand is
+  // nearer, or would have to be run again from such a value as well.
   if (isCombination(c.cls)) {
     const Slice own = slice(c.solved, {}, n, true, /*inputsToo=*/false);
-    if (own.ok && !own.nodes.empty())
+    const bool far = !own.anchors.empty() && s.ok && !s.nodes.empty() &&
+                     (fromAfar || s.nodes.size() < own.nodes.size());
+    if (own.ok && !own.nodes.empty() && !far)
       return choice;
   }
-  Slice s = slice(c.others, c.solved, n, false);
   if (!s.ok)
     s = slice(c.others, c.solved, n, true);
   if (!s.ok) {

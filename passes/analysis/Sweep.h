@@ -24,6 +24,9 @@ public:
 
   const std::vector<Derivation>& derivations() const { return derivations_; }
   const std::vector<Availability>& availability() const { return avail_; }
+  /// Recompute derivations that were dropped after they had hidden what lies
+  /// inside of them from the sweep: to be banned in the next one.
+  const Bans& doubled() const { return doubled_; }
   std::vector<Refusal> takeRefusals() { return std::move(refusals_); }
 
 private:
@@ -61,7 +64,9 @@ private:
   void dropUnfinished();
   std::vector<ValueId> anchorsFor(NodeId n) const;
   Choice choose(NodeId n, const std::vector<Candidate>& candidates);
-  Choice tryCandidate(NodeId n, const Candidate& c, int index);
+  Choice bestOf(NodeId n, const std::vector<Candidate>& candidates,
+                bool fromAfar);
+  Choice tryCandidate(NodeId n, const Candidate& c, int index, bool fromAfar);
   Choice tryRecompute(NodeId n, const std::vector<Candidate>& candidates);
   Slice slice(const std::vector<ValueId>& roots,
               const std::vector<ValueId>& solved, NodeId at,
@@ -99,6 +104,7 @@ private:
   std::vector<bool> done_;     ///< node made a derivation
   std::vector<Derivation> derivations_;
   std::vector<Refusal> refusals_;
+  Bans doubled_;
 };
 
 } // namespace inv::opt
