@@ -92,6 +92,8 @@ PARAMETERS = ("what is computed from parameters or constants alone, such as "
               "{}, is held for each block")
 AFFINE = ("errors grow by the scales: the runtime keeps a state now and then "
           "(`--max-growth`)")
+SHRINKING = ("factors below 1 enlarge errors: the runtime keeps a state now and "
+             "then (`--max-growth`)")
 WIDENING = "the stages differ in width"
 
 ARCHITECTURES = [
@@ -135,12 +137,13 @@ ARCHITECTURES = [
     Architecture(
         "realnvp_masked", "RealNVP, checkerboard and channel masks `b * x`",
         lambda depth, form: depth, rules=("product",), test=(4, 4), width=8,
-        grows=AFFINE),
+        missed=PARAMETERS.format("`1 - b`")),
     Architecture(
         "realnvp_masked, index", "RealNVP, the same places taken by index",
         lambda depth, form: depth, script="realnvp_masked",
         options=("--split", "index"), rules=("product",), test=(4, 4), width=8,
-        grows=AFFINE),
+        missed="an index by 0, 1, 2, ... is taken for a choice of the first "
+        "places, so that the pieces of every other block of channels are held"),
     Architecture(
         "glow", "Glow at one scale, plain 1x1 convolutions (Kingma and "
         "Dhariwal, 2018)",
@@ -162,23 +165,23 @@ ARCHITECTURES = [
         "gin", "GIN, soft clamping by atan, mean of s subtracted (Sorrenson et "
         "al., 2020)",
         lambda depth, form: 2 * depth, rules=("product",), width=48,
-        grows=AFFINE),
+        missed=PARAMETERS.format("the `exp` of the global scale")),
     Architecture(
         "gin, atan", "Affine couplings clamped by exp(atan(s)) (Ardizzone et "
         "al., 2019)",
         lambda depth, form: 2 * depth, script="gin",
         options=("--clamp", "atan"), rules=("product",), width=48,
-        grows=AFFINE),
+        missed=PARAMETERS.format("the `exp` of the global scale")),
     Architecture(
         "gin, tanh", "Affine couplings clamped by exp(tanh(s))",
         lambda depth, form: 2 * depth, script="gin",
         options=("--clamp", "tanh"), rules=("product",), width=48,
-        grows=AFFINE),
+        missed=PARAMETERS.format("the `exp` of the global scale")),
     Architecture(
         "gin, sigmoid", "Affine couplings clamped by sigmoid(s + 2)",
         lambda depth, form: 2 * depth, script="gin",
         options=("--clamp", "sigmoid"), rules=("product",), width=48,
-        grows=AFFINE),
+        missed=PARAMETERS.format("the `exp` of the global scale")),
     Architecture(
         "revvit", "Reversible vision transformer, two streams (Mangalam et "
         "al., 2022)",
@@ -231,15 +234,14 @@ ARCHITECTURES = [
     Architecture(
         "scaled_couplings", "Couplings with factors on both streams, switched "
         "(MacKay et al., 2018)",
-        lambda depth, form: 2 * depth, width=32),
+        lambda depth, form: 2 * depth, width=32, grows=SHRINKING),
     # The streams shrink, and layer norms enlarge their errors: a state is kept
     # every few steps, or float32 gradients would be off by 2e-2.
     Architecture(
         "scaled_couplings, 0.5", "The same with factors of 0.5",
         lambda depth, form: 2 * depth, script="scaled_couplings",
         options=("--lambda", "0.5", "--beta", "0.5"), test=(16, 32), width=32,
-        grows="errors double at each step: the runtime keeps a state now and "
-        "then (`--max-growth`)"),
+        grows=SHRINKING),
     Architecture(
         "interleaved", "Couplings on every other feature",
         lambda depth, form: 2 * depth, test=(2, 16), width=64),
