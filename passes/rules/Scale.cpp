@@ -55,7 +55,10 @@ std::function<Value*(InverseBuilder&)> growthBy(Value* c, bool multiply) {
     Graph& g = b.graph();
     Value* size =
         g.insert(aten::abs, {g.insert(aten::scalar_tensor, {b.operand(c)})});
-    return multiply ? g.insert(aten::reciprocal, {size}) : size;
+    if (multiply)
+      size = g.insert(aten::reciprocal, {size});
+    // Counted twice where it enlarges, as the runtime counts a scaled sum.
+    return g.insert(aten::mul, {size, g.insert(aten::clamp_min, {size, 1.0})});
   };
 }
 
