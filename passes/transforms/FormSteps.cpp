@@ -210,7 +210,28 @@ private:
 
 } // namespace
 
+namespace {
+
+/// torch.autograd.grad inside of the method: what it returns would follow from
+/// rebuilt values, and differ from the original's by rounding.
+Node* findDifferentiation(Graph& graph) {
+  static const Symbol grad = Symbol::fromQualString("aten::grad");
+  static const Symbol backward = Symbol::fromQualString("aten::backward");
+  for (Node* n : allNodes(graph.block()))
+    if (n->kind() == grad || n->kind() == backward)
+      return n;
+  return nullptr;
+}
+
+} // namespace
+
 bool formSteps(PassContext& context) {
+  if (Node* n = findDifferentiation(*context.method.graph)) {
+    context.remarks.analysis(n, "the method asks for gradients itself, and its "
+                                "result would change by rounding: nothing is "
+                                "rewritten");
+    return false;
+  }
   const bool hoisted = hoistAttributeReads(*context.method.graph);
   return Former(context).run() || hoisted;
 }
