@@ -2,6 +2,7 @@
 
 #include "inv/Abi.h"
 #include "passes/analysis/Saved.h"
+#include "passes/support/GraphRunner.h"
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -206,21 +207,11 @@ void Dataflow::resolveResults(NodeInfo& info) {
 
 /// The attribute is a tensor of the saved module that asks for no gradient.
 bool Dataflow::isBuffer(const Node* read) const {
-  std::vector<std::string> path;
-  while (read->kind() == prim::GetAttr) {
-    path.push_back(read->s(attr::name));
-    read = read->input()->node();
-  }
-  if (read->kind() != prim::Param || !self_.isObject())
+  if (!self_.isObject())
     return false;
-  c10::IValue at = self_;
-  for (; !path.empty(); path.pop_back()) {
-    if (!at.isObject() || !at.toObjectRef().type()->findAttribute(path.back()))
-      return false;
-    at = at.toObjectRef().getAttr(path.back());
-  }
-  return at.isTensor() && at.toTensor().defined() &&
-         !at.toTensor().requires_grad();
+  const auto value = evaluateStatic(read->output(), self_);
+  return value && value->isTensor() && value->toTensor().defined() &&
+         !value->toTensor().requires_grad();
 }
 
 void Dataflow::classify(NodeInfo& info) {

@@ -32,6 +32,10 @@ bool solvesPart(const Derivation& d) {
                      [](const Elements& e) { return !e.isWhole(); });
 }
 
+bool solvesPart(const Derivation& d, size_t i) {
+  return !d.elements.empty() && !d.elements.at(i).isWhole();
+}
+
 Invertibility findInvertibility(const RuleContext& context) {
   // Each round bans what the last one found not to pay. Bans only grow, so it
   // ends; real models need one to three rounds.

@@ -54,6 +54,8 @@ struct Derivation {
 
 /// Whether it gives only some of the elements of what it solves.
 bool solvesPart(const Derivation& d);
+/// The same of d.solved[i] alone.
+bool solvesPart(const Derivation& d, size_t i);
 
 /// A candidate that was looked at and not taken.
 struct Refusal {

@@ -209,36 +209,27 @@ void Sweep::refuseUnfit(NodeId n, const std::vector<Candidate>& candidates) {
 Sweep::Choice Sweep::choose(NodeId n,
                             const std::vector<Candidate>& candidates) {
   refuseUnfit(n, candidates);
-  Choice best = bestOf(n, candidates, /*fromAfar=*/false);
-  if (best.candidate == -2)
-    best = bestOf(n, candidates, /*fromAfar=*/true);
-  if (best.candidate == -2)
-    best = tryRecompute(n, candidates);
-  return best;
-}
-
-Sweep::Choice Sweep::bestOf(NodeId n, const std::vector<Candidate>& candidates,
-                            bool fromAfar) {
   Choice best;
   for (int i = 0; i < int(candidates.size()); ++i) {
     const Candidate& c = candidates[i];
     if (!classAllowed(c.cls) || c.refused)
       continue;
-    Choice choice = tryCandidate(n, c, i, fromAfar);
+    Choice choice = tryCandidate(n, c, i);
     if (choice.candidate == -2)
       continue;
     auto rank = [](const Choice& x) {
-      return std::make_tuple(!x.needed, x.origins, x.slice.anchors.size(),
-                             x.slice.nodes.size());
+      return std::make_tuple(x.afar, !x.needed, x.origins,
+                             x.slice.anchors.size(), x.slice.nodes.size());
     };
     if (best.candidate == -2 || rank(choice) < rank(best))
       best = std::move(choice);
   }
+  if (best.candidate == -2)
+    best = tryRecompute(n, candidates);
   return best;
 }
 
-Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index,
-                                  bool fromAfar) {
+Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   Choice choice;
   if (!findElements(n, c, choice))
     return choice;
@@ -290,13 +281,14 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index,
   // not lost: running it again gives it, and frees what is inside as well. Not
   // where that means running the model again from a value that is alive beyond
   // the node for another reason (a skip connection), and the other operand is
-  // nearer, or would have to be run again from such a value as well.
+  // nearer; where it is not, the node's other ways come first.
   if (isCombination(c.cls)) {
     const Slice own = slice(c.solved, {}, n, true, /*inputsToo=*/false);
-    const bool far = !own.anchors.empty() && s.ok && !s.nodes.empty() &&
-                     (fromAfar || s.nodes.size() < own.nodes.size());
-    if (own.ok && !own.nodes.empty() && !far)
-      return choice;
+    if (own.ok && !own.nodes.empty()) {
+      if (own.anchors.empty() || !s.ok || s.nodes.empty())
+        return choice;
+      choice.afar = s.nodes.size() >= own.nodes.size();
+    }
   }
   if (!s.ok)
     s = slice(c.others, c.solved, n, true);
@@ -507,7 +499,7 @@ void Sweep::learn(const Derivation& d, double growth) {
     if (available(x))
       continue;
     growth_[x] = std::max(growth_[x], growth);
-    if (i < d.elements.size() && !d.elements[i].isWhole()) {
+    if (solvesPart(d, i)) {
       parts_[x].push_back(d.elements[i]);
       if (!covers(parts_[x]))
         continue;

@@ -44,6 +44,9 @@ private:
     Slice slice;
     std::vector<Elements> elements; ///< see Derivation
     bool ofPart = false;            ///< see Derivation
+    /// The solved operand could as well be run again, from a value that is
+    /// alive beyond the node.
+    bool afar = false;
     bool needed = false;
     /// Inputs of the method that the conditioner starts from and that the
     /// solved operand itself comes from: such a conditioner is what the model
@@ -64,9 +67,7 @@ private:
   void dropUnfinished();
   std::vector<ValueId> anchorsFor(NodeId n) const;
   Choice choose(NodeId n, const std::vector<Candidate>& candidates);
-  Choice bestOf(NodeId n, const std::vector<Candidate>& candidates,
-                bool fromAfar);
-  Choice tryCandidate(NodeId n, const Candidate& c, int index, bool fromAfar);
+  Choice tryCandidate(NodeId n, const Candidate& c, int index);
   Choice tryRecompute(NodeId n, const std::vector<Candidate>& candidates);
   Slice slice(const std::vector<ValueId>& roots,
               const std::vector<ValueId>& solved, NodeId at,

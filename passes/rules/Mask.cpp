@@ -29,19 +29,6 @@ using namespace torch::jit;
 
 namespace {
 
-bool isTrainable(Value* v, const RuleContext& context) {
-  if (v->node()->kind() == prim::GetAttr) {
-    if (!v->type()->isSubtypeOf(*c10::TensorType::get()))
-      return false;
-    const auto value = savedValue(v, context);
-    return !value || value->requires_grad();
-  }
-  for (Value* in : v->node()->inputs())
-    if (isTrainable(in, context))
-      return true;
-  return false;
-}
-
 /// The value of a tensor that is the same in each call, as far as the model
 /// itself goes: a mask's shape and place, but for broadcasting and casts.
 std::optional<at::Tensor> fixedTensor(Value* v, const RuleContext& context) {
@@ -52,16 +39,11 @@ std::optional<at::Tensor> fixedTensor(Value* v, const RuleContext& context) {
   while (through.count(source->node()->kind()))
     source = source->node()->input(0);
   const ValueId id = context.flow.idOf(source);
-  if (id < 0 || !isFixedTensor(context.flow.value(id)))
+  if (id < 0 || !isTensor(context.flow.value(id)) ||
+      !context.flow.value(id).fixed)
     return std::nullopt;
-  std::optional<at::Tensor> value;
-  if (auto constant = toIValue(source); constant && constant->isTensor())
-    value = constant->toTensor();
-  else if (!isTrainable(source, context))
-    value = savedValue(source, context);
-  if (!value || !value->defined() || value->is_complex())
-    return std::nullopt;
-  return value;
+  const auto value = savedValue(source, context);
+  return value && !value->is_complex() ? value : std::nullopt;
 }
 
 /// Where the mask lets through; nothing where it is none.
@@ -151,15 +133,10 @@ void addParts(const RuleContext& context,
   out.push_back(std::move(c));
 }
 
-/// 1 where the element is outside, as a bool tensor.
-Value* outside(Graph& g, InverseBuilder& b, const Elements& e) {
-  Value* any = nullptr;
-  for (const Elements::Factor& factor : e.factors) {
-    Value* one = g.insert(factor.zero ? aten::ne : aten::eq,
-                          {b.operand(factor.tensor), 0});
-    any = any ? g.insert(aten::logical_or, {any, one}) : one;
-  }
-  return any;
+/// True where the element is outside.
+Value* outside(InverseBuilder& b, const Elements& e) {
+  return insertMask(b.graph(), e, /*inside=*/false,
+                    [&b](Value* v) { return b.operand(v); });
 }
 
 /// y = p + q where the two have no element in common.
@@ -188,17 +165,16 @@ void joinCandidate(Node* n, const RuleContext& context,
   c.emit = [a = *a, b = *b](InverseBuilder& builder) -> std::vector<Value*> {
     Graph& g = builder.graph();
     Value* y = builder.result(0);
-    return {g.insert(aten::masked_fill, {y, outside(g, builder, a), 0.0}),
-            g.insert(aten::masked_fill, {y, outside(g, builder, b), 0.0})};
+    return {g.insert(aten::masked_fill, {y, outside(builder, a), 0.0}),
+            g.insert(aten::masked_fill, {y, outside(builder, b), 0.0})};
   };
   // 0 where the masks overlap after all, or an operand was broadcast.
   c.growth = [a = *a, b = *b, p, q](InverseBuilder& builder) -> Value* {
     Graph& g = builder.graph();
     Value* sizes = g.insert(aten::size, {builder.result(0)});
-    Value* apart =
-        g.insert(aten::all,
-                 {g.insert(aten::logical_or,
-                           {outside(g, builder, a), outside(g, builder, b)})});
+    Value* apart = g.insert(
+        aten::all, {g.insert(aten::logical_or,
+                             {outside(builder, a), outside(builder, b)})});
     Value* holds = g.insert(aten::to, {apart, int64_t(at::kFloat)});
     for (Value* operand : {p, q}) {
       Value* same = g.insert(aten::eq, {builder.sizesOf(operand), sizes});

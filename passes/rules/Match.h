@@ -29,4 +29,22 @@ inline bool isFixedTensor(const ValueInfo& v) {
   return isTensor(v) && !v.isActivation();
 }
 
+/// Appends a bool tensor that is true for the mask's elements or, if not
+/// `inside`, for all others. `operand` gives the factors inside the graph that
+/// is written. REQUIRES: e is a mask.
+inline torch::jit::Value* insertMask(
+    torch::jit::Graph& graph, const Elements& e, bool inside,
+    const std::function<torch::jit::Value*(torch::jit::Value*)>& operand) {
+  using namespace torch::jit;
+  Value* all = nullptr;
+  for (const Elements::Factor& factor : e.factors) {
+    Value* one = graph.insert(factor.zero == inside ? aten::eq : aten::ne,
+                              {operand(factor.tensor), 0});
+    all = all ? graph.insert(inside ? aten::logical_and : aten::logical_or,
+                             {all, one})
+              : one;
+  }
+  return all;
+}
+
 } // namespace inv::opt

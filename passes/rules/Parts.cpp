@@ -40,11 +40,7 @@ std::optional<Elements> indexOf(Value* indices, int64_t dim,
   const ValueId id = context.flow.idOf(indices);
   if (dim < 0 || id < 0 || !isFixedTensor(context.flow.value(id)))
     return std::nullopt;
-  std::optional<at::Tensor> value;
-  if (auto constant = toIValue(indices); constant && constant->isTensor())
-    value = constant->toTensor();
-  else
-    value = savedValue(indices, context);
+  const auto value = savedValue(indices, context);
   if (!value || value->scalar_type() != at::kLong || value->dim() != 1 ||
       value->numel() == 0 || value->numel() > kMostIndices)
     return std::nullopt;

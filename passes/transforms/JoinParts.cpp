@@ -1,6 +1,6 @@
 #include "passes/transforms/JoinParts.h"
 
-#include "passes/support/GraphUtil.h"
+#include "passes/rules/Match.h"
 
 #include <torch/csrc/jit/ir/ir.h>
 
@@ -29,23 +29,12 @@ bool readsAttribute(const Value* v) {
   return false;
 }
 
-/// A bool tensor: where the mask's elements are.
-Value* conditionOf(const Elements& e, const PartAccess& a) {
-  Value* condition = nullptr;
-  for (const Elements::Factor& factor : e.factors) {
-    Value* one = a.graph.insert(factor.zero ? aten::eq : aten::ne,
-                                {a.operand(factor.tensor), 0});
-    condition =
-        condition ? a.graph.insert(aten::logical_and, {condition, one}) : one;
-  }
-  return condition;
-}
-
 Value* joinMasked(const std::vector<Part>& parts, const PartAccess& a) {
   Value* whole = parts[0].value;
   for (size_t i = 1; i < parts.size(); ++i)
-    whole = a.graph.insert(aten::where, {conditionOf(parts[i].elements, a),
-                                         parts[i].value, whole});
+    whole = a.graph.insert(
+        aten::where, {insertMask(a.graph, parts[i].elements, true, a.operand),
+                      parts[i].value, whole});
   return whole;
 }
 
@@ -118,7 +107,7 @@ Value* checkParts(const std::vector<Part>& parts, const PartAccess& a) {
   Value *all = nullptr, *binary = nullptr;
   std::unordered_set<Value*> seen;
   for (const Elements& e : sets) {
-    Value* condition = conditionOf(e, a);
+    Value* condition = insertMask(g, e, true, a.operand);
     all = all ? g.insert(aten::logical_or, {all, condition}) : condition;
     for (const Elements::Factor& factor : e.factors) {
       if (!seen.insert(factor.tensor).second || !readsAttribute(factor.tensor))

@@ -90,6 +90,15 @@ void MethodBuilder::copy(Node* n) {
 
 namespace {
 
+/// The method of the module that `callNode` calls, its attributes read at the
+/// top (and not inside of a loop).
+std::shared_ptr<Graph> bodyOf(Node* callNode, const std::string& method) {
+  auto type = callNode->input(0)->type()->expect<c10::ClassType>();
+  auto body = inlinedMethod(type->getMethod(method));
+  hoistAttributeReads(*body);
+  return body;
+}
+
 /// The chain of attribute names from `self`, if that is what `n` reads.
 bool attributePath(Node* n, const Value* self, std::vector<std::string>& path) {
   if (n->kind() != prim::GetAttr)
@@ -115,9 +124,7 @@ void collectReads(Block* block, const Value* self, std::vector<Node*>& reads) {
 
 std::vector<AttributeRead> attributeReads(Node* callNode,
                                           const std::string& method) {
-  auto type = callNode->input(0)->type()->expect<c10::ClassType>();
-  auto body = inlinedMethod(type->getMethod(method));
-  hoistAttributeReads(*body); // of a loop's body, say
+  const auto body = bodyOf(callNode, method);
   std::vector<Node*> reads;
   collectReads(body->block(), body->inputs().at(0), reads);
   std::vector<AttributeRead> out;
@@ -133,9 +140,7 @@ std::vector<AttributeRead> attributeReads(Node* callNode,
 std::vector<Value*>
 MethodBuilder::inlineCall(Node* callNode, const std::string& method,
                           const std::vector<Value*>& arguments) {
-  auto type = callNode->input(0)->type()->expect<c10::ClassType>();
-  auto body = inlinedMethod(type->getMethod(method));
-  hoistAttributeReads(*body); // of a loop's body, say
+  const auto body = bodyOf(callNode, method);
   std::unordered_map<Value*, Value*> local;
   for (size_t i = 0; i < arguments.size(); ++i)
     local[body->inputs().at(i + 1)] = arguments[i];

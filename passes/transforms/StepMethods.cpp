@@ -266,7 +266,7 @@ private:
         Value* outer = flow_.value(d.solved[i]).value;
         if (b.has(outer))
           continue;
-        if (i < d.elements.size() && !d.elements[i].isWhole())
+        if (solvesPart(d, i))
           parts_[outer].push_back({d.elements[i], solved.at(i)});
         else
           bind(outer, solved.at(i));

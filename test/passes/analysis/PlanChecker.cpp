@@ -161,7 +161,7 @@ private:
       const auto solved = RunInverse(flow_, d.node, values_, get).run(c);
       for (size_t i = 0; i < d.solved.size(); ++i) {
         at::Tensor& now = rebuilt_[flow_.canonical(d.solved[i])];
-        if (i < d.elements.size() && !d.elements[i].isWhole())
+        if (solvesPart(d, i))
           now = withPart(now.defined() ? now : nans(value(d.solved[i])),
                          d.elements[i], solved.at(i));
         else

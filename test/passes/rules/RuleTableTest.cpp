@@ -184,7 +184,8 @@ TEST_P(RuleTable, TrainsAsBeforeWithTheOperatorUndone) {
   pipeline.passes = {findPass("canonicalize")};
   runPipeline(model, options, pipeline, remarks);
   {
-    const Dataflow flow(*model.methods[0].graph);
+    const Dataflow flow(*model.methods[0].graph, nullptr,
+                        model.module._ivalue());
     const Invertibility found =
         findInvertibility({flow, options, model.module._ivalue()});
     std::set<std::string> rules;
