@@ -263,8 +263,8 @@ private:
     // y = s * x + f(z): dividing by s enlarges the error of y, and as well what
     // the error of z, which was divided on its way, does to f. By how much f
     // enlarges it nobody knows; where s < 1 lets the states shrink, layer norms
-    // make it a lot. Counting the factor twice keeps such chains as near to
-    // float64 as the original (measured, docs/hazards.md, row 27).
+    // make it a lot. So the factor counts twice: a guess that was measured
+    // (docs/hazards.md, row 27), no bound.
     if (scaledSum_) {
       const double factor = 1 / std::abs(layout().xScale);
       return factor > 1 ? factor * factor : factor;
