@@ -9,7 +9,7 @@ if(INVOPT_PUBLISH)
   set(_top "${PROJECT_SOURCE_DIR}/build")
   set(_all "")
   # The last three are what test/python loads.
-  set(_published inv_runtime inv_runtime_cuda inv-opt inv-train
+  set(_published inv_runtime inv_runtime_cuda inv-opt inv-train inv-bench
     inv_test_good inv_test_broken inv_test_clash)
   foreach(_target IN LISTS _published)
     if(NOT TARGET ${_target})
