@@ -36,7 +36,7 @@ struct Algorithm {
   std::string name;
   Net* net;
   Forward forward;
-  std::vector<double> seconds, forwardSeconds;
+  std::vector<double> seconds = {}, forwardSeconds = {};
   int64_t peakBytes = 0, forwardBytes = 0, evaluations = 0;
   double gradientError = 0;
   bool forwardEqual = true;
