@@ -20,30 +20,67 @@
 // in-place operators before identities, since dropout and slices return their
 // operand and only then may readers be exchanged freely; the schedule last.
 //
-// Left alone: control flow (blocks are entered, never changed in shape), calls
-// of annotated modules, and the spellings of a linear layer. addmm(b, x, w.t())
-// and matmul(x, w.t()) + b are not turned into aten::linear: in float64 the
-// last bit of `matmul + b` differs (measured: 31 outputs), and the analysis
-// matches the spellings as they are.
+// Ifs and loops keep their shape, but for branches that the saved model has
+// decided, loops over the elements of a list, which are unrolled, and tuples
+// and lists that they hand on, which become one result for each element.
+//
+// Attributes. `training` and whatever the model itself writes stay what they
+// are. A number, flag or string that decides the shape of the code (a branch,
+// how many groups there are) is taken to stay what the saved model says: the
+// method raises where it is changed (ResolveAttributes.cpp), and a remark says
+// which these are. To switch such a flag, set it and rewrite the model again.
+//
+// Left alone: calls of annotated modules, and the spellings of a linear layer.
+// addmm(b, x, w.t()) and matmul(x, w.t()) + b are not turned into aten::linear:
+// in float64 the last bit of `matmul + b` differs (measured: 31 outputs), and
+// the analysis matches the spellings as they are.
 #include "passes/Passes.h"
 
 #include "passes/support/GraphUtil.h"
+#include "passes/transforms/FlattenResults.h"
 #include "passes/transforms/FoldBranches.h"
 #include "passes/transforms/FoldSizes.h"
 #include "passes/transforms/Functionalize.h"
 #include "passes/transforms/JoinSlices.h"
+#include "passes/transforms/ListValues.h"
 #include "passes/transforms/LowerLists.h"
 #include "passes/transforms/MergeReads.h"
 #include "passes/transforms/RemoveIdentities.h"
+#include "passes/transforms/ResolveAttributes.h"
 #include "passes/transforms/Schedule.h"
+#include "passes/transforms/UnrollLoops.h"
+
+#include <set>
+#include <string>
 
 namespace inv::opt {
+
+/// What decides the shape of the code comes to light step by step: the length
+/// of a list tells how often a loop runs, and with the loop unrolled the list
+/// behind it has a length.
+static bool shapeCode(PassContext& ctx) {
+  constexpr int kMostRounds = 16;
+  torch::jit::Graph& graph = *ctx.method.graph;
+  const std::set<std::string> written = writtenAttributes(ctx);
+  bool changed = false;
+  for (int round = 0; round < kMostRounds; ++round) {
+    bool now = resolveAttributes(ctx, written);
+    now |= foldBranches(ctx, written);
+    now |= writesToValues(graph);
+    now |= flattenResults(graph);
+    now |= lowerLists(graph);
+    now |= unrollLoops(graph);
+    changed |= now;
+    if (!now)
+      break;
+  }
+  return changed;
+}
 
 bool canonicalize(PassContext& ctx) {
   torch::jit::Graph& graph = *ctx.method.graph;
   bool changed = removeDeadNodes(graph);
-  changed |= foldBranches(ctx);
-  changed |= lowerLists(graph);
+  changed |= shapeCode(ctx);
   // Sizes that are now ints make equal what tensors hid.
   changed |= mergeReads(graph);
   if (foldSizes(graph)) {

@@ -8,7 +8,7 @@
 // An `if` that holds an in-place operator on either side is an effect to the
 // analysis, so these must go. Sound because only values of immutable types
 // (numbers, flags, strings, None) are folded, by LibTorch's own operators, and
-// because an optional attribute that no code of the method writes is what the
+// because an optional attribute that no code of the model writes is what the
 // archive holds. No tensor is computed here.
 #include "passes/transforms/FoldBranches.h"
 
@@ -18,6 +18,7 @@
 #include <torch/csrc/jit/passes/constant_propagation.h>
 
 #include <set>
+#include <vector>
 
 namespace inv::opt {
 
@@ -46,12 +47,9 @@ void resolve(Graph& graph, Node* read, bool isNone) {
   read->output()->replaceAllUsesAfterNodeWith(cast, cast->output());
 }
 
-bool resolveOptionals(PassContext& context) {
+bool resolveOptionals(PassContext& context,
+                      const std::set<std::string>& written) {
   Graph& graph = *context.method.graph;
-  std::set<std::string> written;
-  for (Node* n : allNodes(graph.block()))
-    if (n->kind() == prim::SetAttr)
-      written.insert(n->s(attr::name));
   bool changed = false;
   for (Node* n : allNodes(graph.block())) {
     if (n->kind() != prim::GetAttr || !isOptionalTensor(n->output()->type()) ||
@@ -69,16 +67,51 @@ bool resolveOptionals(PassContext& context) {
   return changed;
 }
 
-size_t countNodes(Graph& graph) { return allNodes(graph.block()).size(); }
+/// `training and odd`, once odd is True: an if that returns its condition.
+bool foldConditions(Graph& graph) {
+  bool changed = false;
+  for (Node* n : allNodes(graph.block())) {
+    if (n->kind() != prim::If)
+      continue;
+    const auto yes = n->blocks()[0]->outputs(), no = n->blocks()[1]->outputs();
+    for (size_t i = 0; i < n->outputs().size(); ++i)
+      if (n->output(i)->hasUses() && constantBool(yes[i]) == true &&
+          constantBool(no[i]) == false) {
+        n->output(i)->replaceAllUsesWith(n->input());
+        changed = true;
+      }
+  }
+  return changed;
+}
+
+/// What the graph looks like, constants and their places aside.
+std::vector<const void*> shapeOf(Graph& graph) {
+  std::vector<const void*> shape;
+  const auto addInputs = [&](const Node* n) {
+    for (const Value* in : n->inputs())
+      shape.push_back(in->node()->kind() == prim::Constant ? nullptr : in);
+  };
+  for (const Node* n : allNodes(graph.block())) {
+    if (n->kind() == prim::Constant)
+      continue;
+    shape.push_back(n);
+    addInputs(n);
+    for (const Block* block : n->blocks())
+      addInputs(block->return_node());
+  }
+  addInputs(graph.return_node());
+  return shape;
+}
 
 } // namespace
 
-bool foldBranches(PassContext& context) {
-  bool changed = resolveOptionals(context);
-  const size_t before = countNodes(*context.method.graph);
+bool foldBranches(PassContext& context, const std::set<std::string>& written) {
+  bool changed = resolveOptionals(context, written);
+  const auto before = shapeOf(*context.method.graph);
   // Its own answer is also "changed" where it only moved constants.
   ConstantPropagationImmutableTypes(context.method.graph);
-  return changed | (countNodes(*context.method.graph) != before);
+  changed |= foldConditions(*context.method.graph);
+  return changed | (shapeOf(*context.method.graph) != before);
 }
 
 } // namespace inv::opt

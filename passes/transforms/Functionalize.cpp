@@ -11,10 +11,9 @@
 // half of such operators in real models (residual additions among them).
 //
 // An in-place operator on %x is replaced only if all of this is proved:
-//   storage     %x's storage is not shared with an input, an attribute or a
-//               constant, and %x was made by an operator that gives new, dense
-//               storage (so the new value has the same strides), in the same
-//               block; a dropout may lie in between. A write to a buffer or
+//   storage     %x was made by an operator that gives new, dense storage (so
+//               the new value has the same strides), in the same block; a
+//               dropout may lie in between. A write to an input, a buffer or a
 //               parameter is an effect and stays.
 //   readers     no other value that may share the storage (a view, a list that
 //               holds it, ...) was made before the write and is read after it.
@@ -260,28 +259,29 @@ bool usesAllow(const Value* value, Node* write, bool mayReadLater) {
 bool isLegal(Node* write, const StorageGroups& groups) {
   Value* target = write->input(0);
   Block* block = write->owningBlock();
-  if (groups.isExternal(target) || target->node()->owningBlock() != block)
-    return false;
   const Node* maker = makerOf(target);
-  if (!makesNewStorage(maker) || !savesNoOutput(maker) ||
-      maker->owningBlock() != block)
+  if (target->node()->owningBlock() != block || !makesNewStorage(maker) ||
+      !savesNoOutput(maker) || maker->owningBlock() != block)
     return false;
+  // The storage is as old as its maker: what was there before (inputs of the
+  // block, and of the method, among them) is something else, whatever became of
+  // the storage later, or of that of an earlier iteration. What is made behind
+  // the write sees its result.
+  const auto isBetween = [&](Value* value) {
+    const Node* made = ancestorIn(value->node(), block);
+    return made && made->kind() != prim::Param && !made->isBefore(maker) &&
+           made->isBefore(write);
+  };
   // x.add_(x): the operand is read as it is written.
   for (size_t i = 1; i < write->inputs().size(); ++i)
     if (mayHoldTensor(write->input(i)->type()) &&
-        groups.knows(write->input(i)) &&
+        groups.knows(write->input(i)) && isBetween(write->input(i)) &&
         groups.mayShare(target, write->input(i)))
       return false;
-  for (Value* member : groups.members(target)) {
-    if (member == target || member == write->output())
-      continue;
-    Node* made = member->node();
-    if (made->owningBlock() != block) // a block's input, or made in a block
+  for (Value* member : groups.members(target))
+    if (member != target && member != write->output() && isBetween(member) &&
+        !usesAllow(member, write, /*mayReadLater=*/false))
       return false;
-    const bool before = made->kind() == prim::Param || made->isBefore(write);
-    if (before && !usesAllow(member, write, /*mayReadLater=*/false))
-      return false;
-  }
   return usesAllow(target, write, /*mayReadLater=*/true);
 }
 

@@ -13,6 +13,8 @@
 //   %b = aten::__getitem__(%l, %1)           ==>   %a, %b =
 //   prim::ListUnpack(%l)
 //
+// So do those of lists that are put together from such (a + b, a[1:], list(a)).
+//
 // Why it is sound. A list of tensors is replaced only if no reader can write it
 // (append, __setitem__, or handing it on). ListUnpack throws unless the list
 // has exactly as many elements as outputs, while indexing does not, so a split
@@ -29,9 +31,12 @@
 
 #include "passes/support/GraphUtil.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 #include <vector>
+
+#include <torch/csrc/jit/ir/constants.h>
 
 namespace inv::opt {
 
@@ -113,6 +118,27 @@ static bool lowerListOfValues(Node* node) {
   return true;
 }
 
+/// x = __getitem__(DictConstruct(...), key).
+static bool lowerDictRead(Node* node) {
+  if (node->kind() != aten::__getitem__ ||
+      node->input(0)->node()->kind() != prim::DictConstruct ||
+      !isOnlyRead(node->input(0)))
+    return false;
+  const auto key = toIValue(node->input(1));
+  const auto pairs = node->input(0)->node()->inputs();
+  Value* found = nullptr;
+  for (size_t i = 0; key && i < pairs.size(); i += 2) {
+    const auto other = toIValue(pairs[i]);
+    if (!other)
+      return false;
+    if (*other == *key)
+      found = pairs[i + 1]; // the last one counts
+  }
+  if (found)
+    replaceValue(node->output(), found);
+  return found != nullptr;
+}
+
 /// Indexing of a split's list becomes one ListUnpack behind the split.
 static bool unpackPieces(Node* split) {
   if (!isSplit(split) || !isOnlyRead(split->output()))
@@ -150,6 +176,82 @@ static bool unpackPieces(Node* split) {
     replaceValue(read->output(), unpack->output(index));
     read->destroy();
   }
+  return true;
+}
+
+static bool makesLiteral(Value* list) {
+  return list->node()->kind() == prim::ListConstruct && isOnlyRead(list);
+}
+
+/// How many elements the list has whenever there is one.
+static std::optional<int64_t> lengthOf(Value* list) {
+  if (!isOnlyRead(list))
+    return std::nullopt;
+  if (list->node()->kind() == prim::ListConstruct)
+    return static_cast<int64_t>(list->node()->inputs().size());
+  if (isSplit(list->node()))
+    return fixedPieceCount(list->node());
+  return std::nullopt;
+}
+
+/// The elements that list[start:end:step] of a literal gives.
+static std::optional<std::vector<Value*>> slicedElements(Node* slice) {
+  if (slice->kind() != aten::slice || slice->inputs().size() != 4 ||
+      !makesLiteral(slice->input(0)))
+    return std::nullopt;
+  const auto elements = slice->input(0)->node()->inputs();
+  const auto count = static_cast<int64_t>(elements.size());
+  const auto step = constantInt(slice->input(3));
+  const auto bound = [&](size_t operand, int64_t open) {
+    if (isNone(slice->input(operand)))
+      return std::optional<int64_t>(open);
+    auto at = constantInt(slice->input(operand));
+    if (at)
+      at = std::clamp<int64_t>(*at < 0 ? *at + count : *at, 0, count);
+    return at;
+  };
+  const auto start = bound(1, 0), end = bound(2, count);
+  if (!step || *step < 1 || !start || !end)
+    return std::nullopt;
+  std::vector<Value*> out;
+  for (int64_t i = *start; i < *end; i += *step)
+    out.push_back(elements[static_cast<size_t>(i)]);
+  return out;
+}
+
+/// a + b, a[i:j] and list(a) of lists whose elements are known, and the length
+/// of such a list.
+static bool lowerLiteral(Node* node) {
+  if (node->outputs().size() != 1)
+    return false;
+  WithInsertPoint at(node);
+  Graph* graph = node->owningGraph();
+  if (node->kind() == aten::len) {
+    const auto length = lengthOf(node->input());
+    if (length)
+      node->output()->replaceAllUsesWith(graph->insertConstant(*length));
+    return length && !node->output()->hasUses();
+  }
+  auto type = node->output()->type()->cast<c10::ListType>();
+  if (!type)
+    return false;
+  std::optional<std::vector<Value*>> elements;
+  if (node->kind() == aten::add && node->inputs().size() == 2 &&
+      makesLiteral(node->input(0)) && makesLiteral(node->input(1))) {
+    elements = node->input(0)->node()->inputs().vec();
+    for (Value* v : node->input(1)->node()->inputs())
+      elements->push_back(v);
+  } else if (node->kind() == aten::list && makesLiteral(node->input(0))) {
+    elements = node->input(0)->node()->inputs().vec();
+  } else {
+    elements = slicedElements(node);
+  }
+  if (!elements)
+    return false;
+  Node* made = createLike(node, prim::ListConstruct, *elements);
+  made->output()->setType(type);
+  made->insertBefore(node);
+  replaceValue(node->output(), made->output());
   return true;
 }
 
@@ -193,7 +295,7 @@ bool lowerLists(Graph& graph) {
   bool changed = false;
   for (Node* node : allNodes(graph.block())) {
     if (lowerTuple(node) || lowerListOfValues(node) || lowerSizeRead(node) ||
-        lowerConstantChunk(node)) {
+        lowerConstantChunk(node) || lowerLiteral(node) || lowerDictRead(node)) {
       changed = true;
     }
   }

@@ -10,6 +10,12 @@ namespace inv::opt {
 
 using namespace torch::jit;
 
+/// The sum of two lists is a list of what is in them.
+static bool makesTensor(const Node* node) {
+  return !node->outputs().empty() &&
+         node->output(0)->type()->kind() != c10::TypeKind::ListType;
+}
+
 bool makesNewStorage(const Node* node) {
   // Checked against ATen: none of these returns an operand or a view of one,
   // whatever its other operands are, and its output is non-overlapping and
@@ -104,7 +110,8 @@ bool makesNewStorage(const Node* node) {
                                               "le",
                                               "gt",
                                               "ge"};
-  return node->kind().is_aten() && names.count(node->kind().toUnqualString());
+  return node->kind().is_aten() && makesTensor(node) &&
+         names.count(node->kind().toUnqualString());
 }
 
 /// Whether the output may share storage with the first operand only: type_as
@@ -118,7 +125,7 @@ static bool keepsFirstOperandOnly(const Node* node) {
       "index_put_", "clamp_",    "pow_",    "exp_",       "addcmul_",
       "addcdiv_"};
   return node->kind().is_aten() && node->outputs().size() == 1 &&
-         names.count(node->kind().toUnqualString());
+         makesTensor(node) && names.count(node->kind().toUnqualString());
 }
 
 bool makesListOfJoin(const Node* node) {

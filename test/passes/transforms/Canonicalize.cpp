@@ -68,18 +68,6 @@ graph(%x : Tensor):
   EXPECT_EQ(count(graph, "aten::__getitem__"), 0);
 }
 
-TEST(Canonicalize, ListThatIsAppendedToStays) {
-  auto graph = canonical(parse(R"IR(
-graph(%x : Tensor, %y : Tensor):
-  %zero : int = prim::Constant[value=0]()
-  %l : Tensor[] = prim::ListConstruct(%x)
-  %l2 : Tensor[] = aten::append(%l, %y)
-  %a : Tensor = aten::__getitem__(%l, %zero)
-  return (%a))IR"),
-                         {sample({2}), sample({2})});
-  EXPECT_EQ(count(graph, "aten::__getitem__"), 1);
-}
-
 TEST(Canonicalize, TuplesDisappear) {
   auto graph = canonical(parse(R"IR(
 graph(%x : Tensor, %y : Tensor):
