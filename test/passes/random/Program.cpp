@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 namespace inv::opt::testing {
 
 namespace {
@@ -39,9 +41,35 @@ private:
     return fmt::format("self.w{}", program_.weights++);
   }
 
-  /// Some network of stream `z`, of its shape; never constant.
+  /// A name that no other block has.
+  std::string fresh(const char* stem) {
+    return stem + std::to_string(program_.names++);
+  }
+
+  /// Some network of stream `z`, of its shape; never constant. What it needs
+  /// before the expression goes to `before_`.
   std::string network(const std::string& z) {
-    switch (below(7)) {
+    switch (below(10)) {
+    case 6: {
+      const std::string f = fresh("f");
+      before_ +=
+          fmt::format("{0} = {1}\nfor {2} in range({3}):\n"
+                      "    {0} = torch.silu({0} @ {4})\n",
+                      f, z, fresh("k"), pick({"2", "self.trips"}), weight());
+      return f;
+    }
+    case 7:
+      return fmt::format("torch.cat([torch.gelu(t @ {1}) for t in "
+                         "torch.chunk({0}, 2, 0)], 0)",
+                         z, weight());
+    case 8: {
+      const std::string f = fresh("f");
+      before_ += fmt::format("if bool({1}.sum() > 0.0):\n"
+                             "    {0} = torch.silu({1} @ {2})\n"
+                             "else:\n    {0} = torch.sigmoid({1} @ {2})\n",
+                             f, z, weight());
+      return f;
+    }
     case 0:
       return fmt::format("torch.tanh(torch.linear({}, {}))", z, weight());
     case 1:
@@ -81,9 +109,25 @@ private:
   }
 
   PlantedBlock block() {
+    PlantedBlock block = plainBlock();
+    block.code.insert(0, std::exchange(before_, ""));
+    // The saved model has decided.
+    if (below(8) == 0)
+      block.code = "if self.flag:\n" + indented(block.code) +
+                   pick({"", "else:\n    a, b = b, a\n"});
+    return block;
+  }
+
+  static std::string indented(std::string code) {
+    for (size_t at = 0; at < code.size(); at = code.find('\n', at) + 1)
+      code.insert(at, "    ");
+    return code;
+  }
+
+  PlantedBlock plainBlock() {
     const std::string x = pick({"a", "b"});
     const std::string z = x == "a" ? "b" : "a";
-    switch (below(12)) {
+    switch (below(13)) {
     case 0:
     case 1:
     case 2:
@@ -102,6 +146,8 @@ private:
     case 9:
       return below(3) == 0 ? nearMiss(x, z) : additive(x, z);
     case 10:
+      return container();
+    case 11:
       return {"shift", fmt::format("{0} = {0} + {1}[0]\n", x, weight()), 0,
               false};
     default:
@@ -186,6 +232,23 @@ private:
     }
   }
 
+  /// The streams by way of a list, a tuple or a dictionary.
+  PlantedBlock container() {
+    const std::string s = fresh("s");
+    return {"container",
+            fmt::format(
+                fmt::runtime(pick(
+                    {"{0} = [a, b]\nb, a = {0}[0], {0}[1]\n",
+                     "{0} = (b, a)\na, b = {0}\n",
+                     "{0} : List[Tensor] = []\n"
+                     "{0}.append(b)\n{0} += [a]\na = {0}[0]\nb = {0}[1]\n",
+                     "{0} = {{'a': a, 'b': b}}\na = {0}['b']\nb = {0}['a']\n",
+                     "{0} = [a, b, a]\n{0}[0] = {0}[1]\n"
+                     "a, b = {0}[:2][1], {0}[2]\na, b = {0}[0], b\n"})),
+                s),
+            0, false};
+  }
+
   PlantedBlock layout(const std::string& x) {
     return {
         "layout",
@@ -215,6 +278,7 @@ private:
 
   std::mt19937_64 random_;
   Program program_;
+  std::string before_; ///< lines that go before the block's own
 };
 
 } // namespace
@@ -256,6 +320,9 @@ std::string Program::source() const {
 torch::jit::Module Program::module() const {
   at::Generator generator = at::detail::createCPUGenerator(seed + 1);
   torch::jit::Module m("Random" + std::to_string(seed));
+  m.register_attribute("training", c10::BoolType::get(), true);
+  m.register_attribute("flag", c10::BoolType::get(), true);
+  m.register_attribute("trips", c10::IntType::get(), int64_t(3));
   for (int i = 0; i < std::max(weights, 1); ++i) {
     const at::Tensor square =
         at::randn({width, width}, generator, at::TensorOptions(at::kDouble));

@@ -27,6 +27,7 @@ struct Program {
   uint64_t seed = 0;
   int64_t width = 4; ///< of one stream
   int weights = 0;   ///< parameters w0, w1, ... [width, width], orthogonal
+  int names = 0;     ///< local variables with a number
   std::string epilogue;
   std::vector<PlantedBlock> blocks;
 

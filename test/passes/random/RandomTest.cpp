@@ -6,6 +6,7 @@
 
 #include "passes/Passes.h"
 #include "passes/import/InlineCalls.h"
+#include "passes/support/GraphUtil.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -16,6 +17,7 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 
 namespace inv::opt::testing {
 namespace {
@@ -88,7 +90,7 @@ std::string sizeOfDifference(const at::Tensor& a, const at::Tensor& b) {
 /// method: a coupling that was not found. (Two couplings may share a step, so
 /// their number says less.)
 std::string whatIsLeft(const Method& method, const Program& program) {
-  for (const Node* node : method.graph->nodes())
+  for (const Node* node : allNodes(method.graph->block()))
     for (const char* name : {"softmax", "gelu", "relu", "silu", "dropout",
                              "sigmoid", "exp", "clamp", "atan"})
       if (node->kind() == Symbol::aten(name))
@@ -102,10 +104,27 @@ std::string whatIsLeft(const Method& method, const Program& program) {
   return "";
 }
 
+/// LibTorch's interpreter fails on some programs with two loops behind each
+/// other (it moves a value into the second loop before it runs the first, which
+/// reads it). With these there is nothing to compare.
+std::optional<Trained> trainOriginal(const Model& model, int64_t width) {
+  try {
+    return train(model.methods[0], model.module, width);
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
+}
+
 /// What is wrong with the program; empty if nothing is.
-std::string faultOf(const Program& program) {
+std::string faultOf(const Program& program, bool* runs = nullptr) {
   try {
     const Model original = modelOf(program);
+    const std::optional<Trained> reference =
+        trainOriginal(original, program.width);
+    if (runs)
+      *runs = reference.has_value();
+    if (!reference)
+      return "";
     Model model = modelOf(program);
     Options options;
     options.forceSteps = true;
@@ -115,8 +134,7 @@ std::string faultOf(const Program& program) {
       pipeline.passes.push_back(findPass(name));
     pipeline.onlyWithSteps = pipeline.verifyEach = true;
     runPipeline(model, options, pipeline, remarks);
-    const Trained a =
-        train(original.methods[0], original.module, program.width);
+    const Trained& a = *reference;
     const Trained b = train(model.methods[0], model.module, program.width);
     for (size_t i = 0; i < a.outputs.size(); ++i)
       if (!at::equal(a.outputs[i], b.outputs[i]) &&
@@ -171,11 +189,15 @@ std::string save(const Program& program) {
 TEST(RandomPrograms, TrainAsBeforeWithEveryPlantedStep) {
   const int64_t first = setting("INVOPT_TEST_SEED", 1);
   const int64_t count = numberOfPrograms();
-  int failures = 0, couplings = 0;
+  int failures = 0, couplings = 0, unusable = 0;
   for (int64_t seed = first; seed < first + count && failures < 5; ++seed) {
     const Program program = randomProgram(uint64_t(seed));
-    couplings += program.couplings();
-    if (faultOf(program).empty())
+    bool runs = true;
+    const bool holds = faultOf(program, &runs).empty();
+    unusable += !runs;
+    if (runs)
+      couplings += program.couplings();
+    if (holds)
       continue;
     ++failures;
     const Program small = reduced(program);
@@ -185,7 +207,10 @@ TEST(RandomPrograms, TrainAsBeforeWithEveryPlantedStep) {
   }
   // The generator does what it is for.
   EXPECT_GT(couplings, count);
-  std::cout << count << " programs, " << couplings << " couplings planted\n";
+  EXPECT_LT(unusable, count / 10 + 1);
+  std::cout << count << " programs (" << unusable
+            << " that LibTorch does not run), " << couplings
+            << " couplings planted\n";
 }
 
 // The check can fail: a program whose claim is wrong is noticed and reduced.
