@@ -1,7 +1,10 @@
 #include "passes/analysis/Effects.h"
 
+#include "passes/support/GraphUtil.h"
+
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <algorithm>
 #include <unordered_set>
 
 namespace inv::opt {
@@ -94,6 +97,11 @@ EffectKind ofOneNode(const Node* n) {
   if (n->kind().is_prim() && !isPurePrim(n))
     return EffectKind::Effect;
   if (writesInput(n))
+    return EffectKind::Effect;
+  // Run again later, it might read something else.
+  if (n->kind() != prim::ListConstruct && n->kind() != prim::Loop &&
+      std::any_of(n->inputs().begin(), n->inputs().end(),
+                  isNumberContainerInFlux))
     return EffectKind::Effect;
   if (isRandom(n))
     return EffectKind::Random;

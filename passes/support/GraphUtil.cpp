@@ -124,6 +124,30 @@ bool isOnlyRead(const Value* list) {
   return true;
 }
 
+bool isNumberContainerInFlux(const Value* container) {
+  const auto kind = container->type()->kind();
+  const bool isContainer =
+      kind == c10::TypeKind::ListType || kind == c10::TypeKind::DictType;
+  if (!isContainer || mayHoldTensor(container->type()) ||
+      container->node()->kind() == prim::Constant)
+    return false;
+  const auto& uses = container->uses();
+  return std::any_of(uses.begin(), uses.end(), [](const Use& use) {
+    const Node* user = use.user;
+    if (const auto* schema = user->maybeSchema();
+        schema && use.offset < schema->arguments().size()) {
+      const auto* alias = schema->arguments()[use.offset].alias_info();
+      return alias && alias->isWrite();
+    }
+    // Goes on under another name.
+    const bool inside = user->owningBlock()->owningNode() != nullptr;
+    return user->kind() == prim::Loop || user->kind() == prim::ListConstruct ||
+           user->kind() == prim::DictConstruct ||
+           user->kind() == prim::SetAttr ||
+           (user->kind() == prim::Return && inside);
+  });
+}
+
 Node* ancestorIn(Node* node, const Block* block) {
   while (node && node->owningBlock() != block)
     node = node->owningBlock()->owningNode();

@@ -39,6 +39,11 @@ bool mayHoldTensor(const c10::TypePtr& type);
 /// blocks, tuples) count as writers.
 bool isOnlyRead(const torch::jit::Value* list);
 
+/// A list or dictionary of numbers that somebody may write once it is made, so
+/// that what a reader gets depends on when it reads. (Containers of tensors are
+/// asked for by their storage.)
+bool isNumberContainerInFlux(const torch::jit::Value* container);
+
 /// The ancestor of `node` that lies directly in `block`; null if there is none.
 torch::jit::Node* ancestorIn(torch::jit::Node* node,
                              const torch::jit::Block* block);

@@ -13,8 +13,9 @@
 // nothing.
 //
 // Why it is sound: only nodes without effect move, never random ones, and none
-// that reads (or may share) storage that something in the graph writes; for
-// these the place makes no difference. Effects are never moved.
+// that reads (or may share) storage that something in the graph writes, or a
+// list of numbers that grows; for these the place makes no difference. Effects
+// are never moved.
 #include "passes/transforms/Schedule.h"
 
 #include "passes/support/GraphUtil.h"
@@ -132,7 +133,8 @@ private:
       return false;
     return std::none_of(
         node->inputs().begin(), node->inputs().end(), [&](Value* in) {
-          return mayHoldTensor(in->type()) && groups_.isWritten(in);
+          return isNumberContainerInFlux(in) ||
+                 (mayHoldTensor(in->type()) && groups_.isWritten(in));
         });
   }
 

@@ -262,6 +262,23 @@ TEST(Writes, IntoWhatALoopHandedInStay) {
   EXPECT_EQ(count(graph, "aten::add_"), 1);
 }
 
+// What a reader of the list gets depends on when it reads.
+TEST(Containers, NobodyReadsAListOfNumbersBeforeItIsWritten) {
+  auto graph = canonical(R"JIT(
+    def forward(self, x):
+        s: List[int] = []
+        for d in range(x.dim()):
+            s.append(x.size(d))
+        s[0] = -1
+        s.insert(0, 1)
+        y = x.reshape(s)
+        s.pop()
+        return y.sin().reshape(s + [2, 2])
+  )JIT",
+                         {sample({3, 4})});
+  EXPECT_EQ(count(graph, "aten::insert"), 1);
+}
+
 TEST(Containers, PopStays) {
   auto graph = canonical(R"JIT(
     def forward(self, x):
