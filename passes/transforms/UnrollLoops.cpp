@@ -13,9 +13,8 @@
 //
 // Unrolled is a loop whose number of iterations is a constant, that nothing
 // leaves early, and that takes elements out of a list of tensors. Any other
-// loop stays one: its body is analysed as a graph of its own (docs/analysis.md,
-// "Ifs and loops"), for whatever number of iterations, and the code does not
-// grow.
+// loop stays one, for whatever number of iterations: code does not grow without
+// need.
 //
 // Left alone: loops that would become more than kMostNodes nodes.
 #include "passes/transforms/UnrollLoops.h"
