@@ -11,6 +11,7 @@
 // ("scale-maybe-zero"). Tensors are family "product". Adding a parameter is
 // exact up to rounding; that x is not the broadcast side is checked by the step
 // at run time.
+#include "inv/Abi.h"
 #include "passes/rules/Match.h"
 #include "passes/support/GraphRunner.h"
 
@@ -57,8 +58,11 @@ std::function<Value*(InverseBuilder&)> growthBy(Value* c, bool multiply) {
         g.insert(aten::abs, {g.insert(aten::scalar_tensor, {b.operand(c)})});
     if (multiply)
       size = g.insert(aten::reciprocal, {size});
-    // Counted twice where it enlarges, as the runtime counts a scaled sum.
-    return g.insert(aten::mul, {size, g.insert(aten::clamp_min, {size, 1.0})});
+    Value* growth = size; // abi::growthOfScale, when the step runs
+    for (int i = 1; i < abi::kScaleCounts; i++)
+      growth = g.insert(aten::mul,
+                        {growth, g.insert(aten::clamp_min, {size, 1.0})});
+    return growth;
   };
 }
 

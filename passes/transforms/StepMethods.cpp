@@ -93,8 +93,7 @@ Growth growthOf(const StepDraft& draft, const RuleContext& rules) {
     if (candidatesOf(d.node, rules).at(size_t(d.candidate)).growth)
       growth.dependsOnValues = true;
     else if (d.cls == RuleClass::Scale && draft.form == StepForm::Coupling)
-      // As the runtime counts a scaled sum (StepForward.cpp, growthOfStep).
-      growth.constant *= d.amplification * d.amplification;
+      growth.constant *= abi::growthOfScale(d.amplification);
     else
       growth.constant *= d.amplification;
   }

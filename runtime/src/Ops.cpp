@@ -136,4 +136,7 @@ TORCH_LIBRARY(inv, m) {
   m.impl("stats", &inv::statsOp);
   def("reset_stats() -> ()");
   m.impl("reset_stats", [] { inv::resetStats(); });
+  def("trust_operator(str name) -> ()");
+  m.impl("trust_operator",
+         [](const std::string& name) { inv::trustOperator(name); });
 }

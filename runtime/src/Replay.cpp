@@ -131,12 +131,44 @@ bool AutocastState::anyEnabled() const {
 
 // ------------------------------------------------------------------ settings
 
+namespace {
+
+struct Switch {
+  bool (at::Context::*get)() const;
+  void (at::Context::*set)(bool);
+};
+
+constexpr std::array<Switch, Settings::kNumSwitches> kSwitches = {{
+    {&at::Context::userEnabledCuDNN, &at::Context::setUserEnabledCuDNN},
+    {&at::Context::benchmarkCuDNN, &at::Context::setBenchmarkCuDNN},
+    {&at::Context::deterministicCuDNN, &at::Context::setDeterministicCuDNN},
+    {&at::Context::userEnabledMkldnn, &at::Context::setUserEnabledMkldnn},
+    {&at::Context::deterministicMkldnn, &at::Context::setDeterministicMkldnn},
+    {&at::Context::userEnabledNNPACK, &at::Context::setUserEnabledNNPACK},
+    {&at::Context::userEnabledFlashSDP, &at::Context::setSDPUseFlash},
+    {&at::Context::userEnabledMemEfficientSDP,
+     &at::Context::setSDPUseMemEfficient},
+    {&at::Context::userEnabledMathSDP, &at::Context::setSDPUseMath},
+    {&at::Context::userEnabledCuDNNSDP, &at::Context::setSDPUseCuDNN},
+    {&at::Context::allowFP16BF16ReductionMathSDP,
+     &at::Context::setAllowFP16BF16ReductionMathSDP},
+    {&at::Context::allowFP16AccumulationCuBLAS,
+     &at::Context::setAllowFP16AccumulationCuBLAS},
+    {&at::Context::allowFP16ReductionCPU,
+     &at::Context::setAllowFP16ReductionCPU},
+}};
+
+} // namespace
+
 Settings Settings::now() {
   const auto& context = at::globalContext();
   Settings settings{c10::get_default_dtype_as_scalartype(),
                     context.deterministicAlgorithms(),
                     context.deterministicAlgorithmsWarnOnly(),
+                    {},
                     {}};
+  for (size_t i = 0; i < kSwitches.size(); i++)
+    settings.switches.at(i) = (context.*kSwitches.at(i).get)();
   size_t i = 0;
   for (auto backend : {at::Float32Backend::CUDA, at::Float32Backend::MKLDNN})
     for (auto op : {at::Float32Op::ALL, at::Float32Op::CONV, at::Float32Op::RNN,
@@ -146,8 +178,12 @@ Settings Settings::now() {
 }
 
 void Settings::set() const {
+  auto& context = at::globalContext();
   c10::set_default_dtype(c10::scalarTypeToTypeMeta(defaultDtype));
-  at::globalContext().setDeterministicAlgorithms(deterministic, warnOnly);
+  context.setDeterministicAlgorithms(deterministic, warnOnly);
+  for (size_t i = 0; i < kSwitches.size(); i++)
+    if ((context.*kSwitches.at(i).get)() != switches.at(i))
+      (context.*kSwitches.at(i).set)(switches.at(i));
 }
 
 // -------------------------------------------------------------------- guards
@@ -227,12 +263,26 @@ void ReplayGuard::afterConditioner() const { end(record_.replay.conditioner); }
 void ReplayGuard::beforeFunction() const { begin(record_.replay.function); }
 void ReplayGuard::afterFunction() const { end(record_.replay.function); }
 
+std::vector<c10::Device> generatorsFor(std::vector<c10::Device> devices,
+                                       bool anywhere) {
+  if (!anywhere || !at::globalContext().hasCUDA())
+    return devices;
+  const auto& hooks = at::detail::getCUDAHooks();
+  for (c10::DeviceIndex i = 0; i < hooks.getNumGPUs(); i++) {
+    const c10::Device device(c10::DeviceType::CUDA, i);
+    if (hooks.hasPrimaryContext(i) &&
+        std::find(devices.begin(), devices.end(), device) == devices.end())
+      devices.push_back(device);
+  }
+  return devices;
+}
+
 std::vector<c10::Device>
 acceleratorsOf(std::initializer_list<const std::vector<at::Tensor>*> lists) {
   std::vector<c10::Device> result;
   for (const auto* list : lists)
     for (const at::Tensor& t : *list)
-      if (t.defined() && !t.is_cpu() && t.is_cuda() &&
+      if (t.defined() && t.is_cuda() &&
           std::find(result.begin(), result.end(), t.device()) == result.end())
         result.push_back(t.device());
   return result;

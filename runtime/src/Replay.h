@@ -60,6 +60,10 @@ struct AutocastState {
 struct Settings {
   at::ScalarType defaultDtype;
   bool deterministic, warnOnly;
+  /// Which libraries and kernels may be used; people switch them around a
+  /// forward alone (`with sdpa_kernel(...)`).
+  static constexpr size_t kNumSwitches = 13;
+  std::array<bool, kNumSwitches> switches;
   /// How float32 products are computed, by backend and operation. Not set
   /// again: LibTorch has two ways to say it, and forbids to mix them.
   std::array<at::Float32Precision, 8> precisions;
@@ -133,6 +137,11 @@ private:
   std::unique_lock<std::recursive_mutex> drawing_;
   std::optional<RngState> rngBefore_;
 };
+
+/// Those whose generators a step on `devices` may draw from: with `anywhere`,
+/// since its code may move tensors, all that are in use.
+std::vector<c10::Device> generatorsFor(std::vector<c10::Device> devices,
+                                       bool anywhere);
 
 /// The accelerators among the devices of these tensors, each once.
 std::vector<c10::Device>

@@ -67,10 +67,15 @@ public:
       return std::nullopt;
     if (v.isIntList())
       return v.toIntVector();
-    std::vector<int64_t> result; // an empty list may have lost its type
-    check(v.isList(), name, "List[int]");
-    for (const c10::IValue& e : v.toListRef())
+    // An empty list may have lost its type; torch.jit.script writes a tuple.
+    check(v.isList() || v.isTuple(), name, "List[int]");
+    const c10::ArrayRef<c10::IValue> elements =
+        v.isList() ? v.toListRef() : v.toTupleRef().elements().asArrayRef();
+    std::vector<int64_t> result;
+    for (const c10::IValue& e : elements) {
+      check(e.isInt(), name, "List[int]");
       result.push_back(e.toInt());
+    }
     return result;
   }
   void check(bool good, const char* name, const char* what) const {
@@ -144,10 +149,12 @@ public:
   std::shared_ptr<const StepClass>
   find(const std::shared_ptr<c10::ClassType>& type) {
     std::lock_guard lock(mutex_);
-    auto& entry = classes_[type.get()];
-    if (!entry || entry->type.lock() != type)
-      entry = readClass(type);
-    return entry;
+    const auto found = classes_.find(type.get());
+    if (found != classes_.end() && found->second->type.lock() == type)
+      return found->second;
+    std::erase_if(classes_, [](auto& e) { return e.second->type.expired(); });
+    return classes_.insert_or_assign(type.get(), readClass(type))
+        .first->second;
   }
 
 private:
@@ -193,10 +200,14 @@ public:
   double growth(Tensors y, Tensors aux, Tensors captures,
                 const Extras& extras) const override {
     double own = 1;
-    if (class_->growth)
-      own =
-          run(class_->growth, abi::kGrowth, {&y, &aux, &captures}, extras, 1)[0]
-              .item<double>();
+    if (class_->growth) {
+      const at::Tensor factor = run(class_->growth, abi::kGrowth,
+                                    {&y, &aux, &captures}, extras, 1)[0];
+      TORCH_CHECK(factor.numel() == 1, "inv: step ", origin(), ": method '",
+                  abi::kGrowth, "' returned sizes ", factor.sizes(),
+                  ", not one number");
+      own = factor.item<double>();
+    }
     if (!(own > 0))
       return std::numeric_limits<double>::infinity();
     return std::max(1.0, own) * std::max(1.0, layout().constantGrowth);
@@ -229,19 +240,40 @@ public:
                : readBy(class_->conditionerFacts, call.z);
   }
 
-  bool choosesByZ(const CallShape& call) const override {
-    return chooses(class_->conditionerFacts, call.z);
+  std::string choiceAtZ(const CallShape& call, size_t i,
+                        const Tensors& captures) const override {
+    return choiceAt(class_->conditionerFacts, i, call.z, captures);
   }
-  bool choosesByX(const CallShape& call) const override {
-    return layout().arithmetic == Arithmetic::General &&
-           chooses(class_->functionFacts, call.x);
+  std::string choiceAtX(const CallShape& call, size_t i,
+                        const Tensors& captures) const override {
+    if (layout().arithmetic != Arithmetic::General)
+      return {};
+    const bool all =
+        call.kind == StepKind::Bijection || layout().functionCapturesAll;
+    const size_t aux = static_cast<size_t>(layout().numAux);
+    return choiceAt(class_->functionFacts, i,
+                    call.x + (call.kind == StepKind::Bijection ? 0 : aux),
+                    all ? captures : taken(captures));
   }
-  bool kinksAtZ(size_t i) const override {
-    return kinksAt(class_->conditionerFacts, i);
+  const std::vector<double>& tiesAtZ(size_t i) const override {
+    return tiesAt(class_->conditionerFacts, i);
   }
-  bool kinksAtX(size_t i) const override {
-    return layout().arithmetic == Arithmetic::General &&
-           kinksAt(class_->functionFacts, i);
+  const std::vector<double>& tiesAtX(size_t i) const override {
+    return layout().arithmetic == Arithmetic::General
+               ? tiesAt(class_->functionFacts, i)
+               : kNoTies;
+  }
+
+  std::string whyNotReplayed() const override {
+    for (const MethodFacts* facts :
+         {&class_->conditionerFacts, &class_->functionFacts}) {
+      if (facts->forks)
+        return "its code runs parts of itself on other threads";
+      if (!facts->attribute.empty())
+        return "its code uses attribute '" + facts->attribute +
+               "' of the step, which is no capture";
+    }
+    return {};
   }
 
   std::string whatIsWrong(const CallShape& call) const override {
@@ -288,15 +320,33 @@ public:
   }
 
 private:
-  static bool chooses(const MethodFacts& facts, size_t states) {
-    for (size_t i = 0; i < std::min(states, facts.arguments.size()); i++)
-      if (facts.arguments[i].chooses)
-        return true;
-    return false;
+  static inline const std::vector<double> kNoTies;
+
+  /// `captures` are the arguments from number `firstCapture` on.
+  static std::string choiceAt(const MethodFacts& facts, size_t i,
+                              size_t firstCapture, const Tensors& captures) {
+    if (i >= facts.arguments.size())
+      return {};
+    const ArgumentFacts& argument = facts.arguments[i];
+    if (argument.choice.empty())
+      for (size_t k : argument.castTo)
+        if (k >= firstCapture && k - firstCapture < captures.size() &&
+            !captures[k - firstCapture].is_floating_point())
+          return "a cast to integers";
+    return argument.choice;
   }
 
-  static bool kinksAt(const MethodFacts& facts, size_t i) {
-    return i < facts.arguments.size() && facts.arguments[i].kinks;
+  static const std::vector<double>& tiesAt(const MethodFacts& facts,
+                                           size_t i) {
+    return i < facts.arguments.size() ? facts.arguments[i].ties : kNoTies;
+  }
+
+  /// Those that the function takes.
+  Tensors taken(const Tensors& captures) const {
+    Tensors result;
+    for (int64_t i : layout().functionCaptures)
+      result.push_back(captures.at(static_cast<size_t>(i)));
+    return result;
   }
 
   /// Does the function take capture number `i`?

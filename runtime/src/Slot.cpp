@@ -1,9 +1,13 @@
 #include "Slot.h"
 
+#include "Streams.h"
+
 #include <ATen/ExpandUtils.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_strided.h>
 #include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
 
 namespace inv {
 
@@ -29,6 +33,7 @@ bool Slot::isConsumed() const {
 void Slot::set(const at::Tensor& t) {
   value_ = t.detach();
   valueVersion_ = static_cast<uint32_t>(t._version());
+  stream_ = currentStream(t);
 }
 
 void Slot::hold(const at::Tensor& t) {
@@ -37,17 +42,35 @@ void Slot::hold(const at::Tensor& t) {
     set(t);
 }
 
+void Slot::wantTies(const std::vector<double>& values) {
+  std::lock_guard lock(mutex_);
+  for (double value : values)
+    if (std::find(tieValues_.begin(), tieValues_.end(), value) ==
+        tieValues_.end())
+      tieValues_.push_back(value);
+}
+
+void Slot::findTiesLocked(const at::Tensor& state) {
+  if (rebuild_ || tiesFound_ == tieValues_.size())
+    return;
+  // A GPU is not waited for: a graph that is being captured could not.
+  ties_ = Ties(state, tieValues_, /*mayWait=*/state.is_cpu());
+  tiesFound_ = tieValues_.size();
+}
+
+void Slot::findTies(const at::Tensor& state) {
+  std::lock_guard lock(mutex_);
+  findTiesLocked(state);
+}
+
 void Slot::handOver(const RecordPtr& by, size_t index,
                     const at::Tensor& state) {
-  Zeros zeros;
-  if (zerosMatter_)
-    zeros = Zeros(state);
   std::lock_guard lock(mutex_);
   if (rebuild_)
     return;
+  findTiesLocked(state);
   rebuild_ = by;
   index_ = index;
-  zeros_ = std::move(zeros);
   value_.reset();
 }
 
@@ -64,6 +87,8 @@ Slot::Content Slot::get(const Record& neededBy) const {
               "modified by an inplace operation after the forward: it is at "
               "version ",
               value_._version(), "; expected version ", valueVersion_);
+  if (stream_)
+    useHere(value_, *stream_);
   return {value_, nullptr, 0};
 }
 
@@ -97,7 +122,7 @@ at::Tensor Slot::asItWas(at::Tensor t) const {
     if (t.strides() != dense)
       t = at::empty_strided(sizes_, dense, t.options()).copy_(t);
   }
-  return zeros_.reimpose(std::move(t));
+  return ties_.reimpose(std::move(t));
 }
 
 // -------------------------------------------------------------------- records
@@ -122,7 +147,9 @@ void Record::saveCaptures(const Tensors& captures) {
     if (scratch_[i].defined()) {
       saved_.emplace_back();
     } else {
-      saved_.emplace_back(captures[i], /*is_output=*/false);
+      // Without its history, which the node's edges have: through it a state
+      // that a later step consumed would come to own that step's record.
+      saved_.emplace_back(captures[i].detach(), /*is_output=*/false);
     }
   }
 }

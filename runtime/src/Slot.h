@@ -5,12 +5,12 @@
 #include "Replay.h"
 #include "Stats.h"
 #include "StepFunctions.h"
-#include "Zeros.h"
+#include "Ties.h"
 
 #include <c10/core/StorageImpl.h>
+#include <c10/core/Stream.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -72,14 +72,16 @@ public:
   void setGrowth(double growth) { growth_ = growth; }
 
   c10::IntArrayRef sizes() const { return sizes_; }
-  /// A step that reads the state says that exact zeros matter to it: the
-  /// hand-over notes where they are.
-  void noteZeros() { zerosMatter_ = true; }
+  /// A step that reads the state says that it matters to it which elements are
+  /// exactly these values: the hand-over notes where they are.
+  void wantTies(const std::vector<double>& values);
+  /// Does the hand-over's work on those of `state` ahead of it.
+  void findTies(const at::Tensor& state);
 
   /// `t`, this state's values rebuilt, as the state was: its dimensions in the
   /// same order in memory, without the holes that a piece of a larger tensor
   /// has (what reads it may compute other bits in another order); and exact
-  /// zeros where they were, if that matters to somebody.
+  /// ties where they were, if they matter to somebody.
   at::Tensor asItWas(at::Tensor t) const;
 
   /// Undoes a sum: sees to it that the slot has a value if `wanted`, computed
@@ -93,15 +95,18 @@ public:
 
 private:
   void set(const at::Tensor& t);
+  void findTiesLocked(const at::Tensor& state);
 
   mutable std::mutex mutex_; // guards the members up to the blank line
   at::Tensor value_;
   uint32_t valueVersion_ = 0;
+  std::optional<c10::Stream> stream_; // of an accelerator, that made value_
   RecordPtr rebuild_;
   size_t index_ = 0;
-  Zeros zeros_;
+  std::vector<double> tieValues_; // that somebody wants to know the places of,
+  size_t tiesFound_ = 0;          // and how many of them ties_ knows
+  Ties ties_;
 
-  std::atomic<bool> zerosMatter_{false};
   double growth_ = 1; // set before anybody else sees the slot
 
   // Identity of the forward tensor; the weak reference only keeps the address

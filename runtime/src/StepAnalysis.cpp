@@ -1,13 +1,15 @@
 #include "StepAnalysis.h"
 
+#include "TieSearch.h"
+
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/passes/inliner.h>
 
 #include <algorithm>
 #include <array>
-#include <optional>
 #include <unordered_set>
 
 namespace inv {
@@ -15,187 +17,71 @@ namespace {
 
 namespace jit = torch::jit;
 
-const char* const kChoices[] = {"argmax",       "argmin",
-                                "argsort",      "sort",
-                                "msort",        "topk",
-                                "kthvalue",     "median",
-                                "nanmedian",    "mode",
-                                "round",        "floor",
-                                "ceil",         "trunc",
-                                "fix",          "frac",
-                                "floor_divide", "fmod",
-                                "remainder",    "sign",
-                                "sgn",          "signbit",
-                                "heaviside",    "bucketize",
-                                "searchsorted", "digitize",
-                                "histc",        "unique",
-                                "_unique2",     "unique_dim",
-                                "nonzero",      "count_nonzero",
-                                "isclose",      "multinomial",
-                                "bernoulli",    "gt",
-                                "lt",           "ge",
-                                "le",           "eq",
-                                "ne",           "greater",
-                                "less",         "greater_equal",
-                                "less_equal",   "equal",
-                                "not_equal",    "logical_not",
-                                "logical_and",  "logical_or",
-                                "logical_xor",  "allclose",
-                                "any",          "all",
-                                "Int",          "Bool",
-                                "IntImplicit",  "item",
-                                "long",         "int",
-                                "is_nonzero",   "_local_scalar_dense"};
-
-/// Operators whose results and derivatives are smooth in their tensors, or that
-/// only move elements.
-const char* const kSmooth[] = {"linear",
-                               "matmul",
-                               "mm",
-                               "bmm",
-                               "addmm",
-                               "baddbmm",
-                               "mv",
-                               "einsum",
-                               "conv1d",
-                               "conv2d",
-                               "conv3d",
-                               "_convolution",
-                               "convolution",
-                               "conv_transpose1d",
-                               "conv_transpose2d",
-                               "conv_transpose3d",
-                               "add",
-                               "sub",
-                               "mul",
-                               "neg",
-                               "addcmul",
-                               "lerp",
-                               "tanh",
-                               "sigmoid",
-                               "silu",
-                               "gelu",
-                               "mish",
-                               "softplus",
-                               "logsigmoid",
-                               "log_sigmoid",
-                               "softmax",
-                               "log_softmax",
-                               "logsumexp",
-                               "exp",
-                               "expm1",
-                               "sin",
-                               "cos",
-                               "erf",
-                               "square",
-                               "layer_norm",
-                               "group_norm",
-                               "dropout",
-                               "alpha_dropout",
-                               "feature_dropout",
-                               "mean",
-                               "sum",
-                               "cumsum",
-                               "avg_pool1d",
-                               "avg_pool2d",
-                               "avg_pool3d",
-                               "adaptive_avg_pool1d",
-                               "adaptive_avg_pool2d",
-                               "adaptive_avg_pool3d",
-                               "scaled_dot_product_attention",
-                               "lstm",
-                               "gru",
-                               "rnn_tanh",
-                               "view",
-                               "reshape",
-                               "flatten",
-                               "unflatten",
-                               "permute",
-                               "transpose",
-                               "t",
-                               "movedim",
-                               "squeeze",
-                               "unsqueeze",
-                               "expand",
-                               "expand_as",
-                               "repeat",
-                               "chunk",
-                               "split",
-                               "split_with_sizes",
-                               "tensor_split",
-                               "unbind",
-                               "select",
-                               "slice",
-                               "narrow",
-                               "index_select",
-                               "gather",
-                               "cat",
-                               "concat",
-                               "stack",
-                               "contiguous",
-                               "clone",
-                               "detach",
-                               "to",
-                               "type_as",
-                               "float",
-                               "double",
-                               "size",
-                               "dim",
-                               "numel",
-                               "len",
-                               "stride",
-                               "pixel_shuffle",
-                               "pixel_unshuffle",
-                               "roll",
-                               "flip",
-                               "constant_pad_nd",
-                               "pad",
-                               "zeros_like",
-                               "ones_like",
-                               "empty_like",
-                               "is_floating_point",
-                               "__getitem__"};
-
-template <size_t kCount>
-std::unordered_set<c10::Symbol> symbols(const char* const (&names)[kCount]) {
-  std::unordered_set<c10::Symbol> result;
-  for (const char* name : names)
-    result.insert(c10::Symbol::aten(name));
-  return result;
-}
-
-/// Whether a node that takes a tensor makes a discrete choice. (Comparisons of
-/// sizes take none.)
-bool isChoice(const jit::Node& n) {
-  static const auto* all =
-      new std::unordered_set<c10::Symbol>(symbols(kChoices));
-  return all->count(n.kind()) != 0 &&
-         std::any_of(n.inputs().begin(), n.inputs().end(),
-                     [](const jit::Value* v) {
-                       return v->type()->isSubtypeOf(*c10::TensorType::get());
-                     });
-}
-
-bool isSmooth(const jit::Node& n) {
-  static const auto* all =
-      new std::unordered_set<c10::Symbol>(symbols(kSmooth));
-  return all->count(n.kind()) != 0;
+/// A tensor, or an object or container with one. (A step inside of the step is
+/// an object without.)
+bool mayHoldTensors(const c10::TypePtr& type) {
+  if (type->isSubtypeOf(*c10::TensorType::get()) ||
+      type->kind() == c10::TypeKind::AnyType)
+    return true;
+  if (const auto object = type->cast<c10::ClassType>())
+    return std::any_of(object->getAttributes().begin(),
+                       object->getAttributes().end(), [](const auto& a) {
+                         return mayHoldTensors(a.getType());
+                       });
+  return std::any_of(type->containedTypes().begin(),
+                     type->containedTypes().end(), mayHoldTensors);
 }
 
 class Analyzer {
 public:
   explicit Analyzer(const jit::Graph& graph) : graph_(graph) {
     facts_.arguments.resize(graph.inputs().size() - 1);
+    for (size_t i = 0; i < facts_.arguments.size(); i++)
+      aliases_.push_back({graph.inputs()[i + 1]});
   }
 
   MethodFacts run() {
+    findAliases();
     visit(*graph_.block());
     for (size_t i = 0; i < facts_.arguments.size(); i++)
-      trace(i);
+      searchTies(graph_, i, facts_.arguments[i]);
     return std::move(facts_);
   }
 
 private:
+  /// Values that may share memory with argument i are in aliases_[i].
+  void findAliases() {
+    for (auto& values : aliases_) {
+      size_t before = 0;
+      while (before != values.size()) {
+        before = values.size();
+        findAliases(*graph_.block(), values);
+      }
+    }
+  }
+
+  using Values = std::unordered_set<const jit::Value*>;
+
+  static void findAliases(const jit::Block& block, Values& values) {
+    const auto holds = [&](const jit::Value* v) { return values.count(v) != 0; };
+    for (const jit::Node* n : block.nodes()) {
+      for (const jit::Block* inner : n->blocks())
+        findAliases(*inner, values);
+      const c10::FunctionSchema* schema = n->maybeSchema();
+      bool shares = false;
+      for (size_t i = 0; i < n->inputs().size(); i++)
+        shares = shares || (holds(n->input(i)) && mayReturnArgument(*n, schema, i));
+      for (const jit::Block* inner : n->blocks())
+        shares = shares || std::any_of(inner->outputs().begin(),
+                                       inner->outputs().end(), holds);
+      if (!shares)
+        continue;
+      values.insert(n->outputs().begin(), n->outputs().end());
+      for (const jit::Block* inner : n->blocks())
+        values.insert(inner->inputs().begin(), inner->inputs().end());
+    }
+  }
+
   void visit(const jit::Block& block) {
     for (const jit::Node* n : block.nodes()) {
       visit(*n);
@@ -203,12 +89,15 @@ private:
         visit(*inner);
     }
     for (const jit::Value* v : block.outputs())
-      noteRead(v);
+      noteUse(v, false);
   }
 
   void visit(const jit::Node& n) {
     const c10::FunctionSchema* schema = n.maybeSchema();
     facts_.mayDraw = facts_.mayDraw || mayDraw(n, schema);
+    facts_.forks = facts_.forks || n.kind() == c10::prim::fork ||
+                   n.kind() == c10::Symbol::prim("awaitable");
+    noteAttribute(n);
     const bool norm = n.kind() == c10::aten::batch_norm ||
                       n.kind() == c10::aten::instance_norm;
     constexpr size_t kMean = 3, kVar = 4, kTraining = 5;
@@ -216,15 +105,16 @@ private:
       if (norm && (i == kMean || i == kVar))
         noteStatistics(n.input(i), n.input(kTraining));
       else
-        noteUse(n.input(i), schema && writes(*schema, i));
+        noteUse(n.input(i), schema && writesArgument(*schema, i));
     }
   }
 
-  static bool writes(const c10::FunctionSchema& schema, size_t i) {
-    if (i >= schema.arguments().size())
-      return false;
-    const c10::AliasInfo* alias = schema.arguments()[i].alias_info();
-    return alias && alias->isWrite();
+  void noteAttribute(const jit::Node& n) {
+    const bool reads = n.kind() == c10::prim::GetAttr &&
+                       mayHoldTensors(n.output()->type());
+    const bool writesOne = n.kind() == c10::prim::SetAttr;
+    if ((reads || writesOne) && n.input(0) == graph_.inputs()[0])
+      facts_.attribute = n.s(c10::attr::name);
   }
 
   static bool mayDraw(const jit::Node& n, const c10::FunctionSchema* schema) {
@@ -245,6 +135,14 @@ private:
     return op && op->hasTag(at::Tag::nondeterministic_seeded);
   }
 
+  void noteUse(const jit::Value* v, bool written) {
+    for (size_t i = 0; i < aliases_.size(); i++)
+      if (aliases_[i].count(v) != 0) {
+        facts_.arguments[i].read = true;
+        facts_.arguments[i].written |= written;
+      }
+  }
+
   /// The argument's number if `v` is one.
   std::optional<size_t> argument(const jit::Value* v) const {
     if (v->node() != graph_.param_node() || v->offset() == 0)
@@ -252,21 +150,12 @@ private:
     return v->offset() - 1;
   }
 
-  void noteRead(const jit::Value* v) { noteUse(v, false); }
-
-  void noteUse(const jit::Value* v, bool written) {
-    if (const auto i = argument(v)) {
-      facts_.arguments[*i].read = true;
-      facts_.arguments[*i].written |= written;
-    }
-  }
-
   /// In training batch norm only writes its running statistics, in evaluation
   /// it only reads them.
   void noteStatistics(const jit::Value* v, const jit::Value* training) {
     const auto i = argument(v);
     if (!i)
-      return;
+      return noteUse(v, true);
     ArgumentFacts& facts = facts_.arguments[*i];
     if (const auto constant = jit::toIValue(training);
         constant && constant->isBool()) {
@@ -280,67 +169,43 @@ private:
       facts.read = true;
   }
 
-  /// Follows the values that depend on argument `i`, to a fixed point.
-  void trace(size_t i) {
-    reached_ = {graph_.inputs()[i + 1]};
-    size_t before = 0;
-    while (before != reached_.size()) {
-      before = reached_.size();
-      trace(*graph_.block(), facts_.arguments[i]);
-    }
-  }
-
-  void trace(const jit::Block& block, ArgumentFacts& facts) {
-    for (const jit::Node* n : block.nodes()) {
-      bool depends = dependsOn(n->inputs());
-      for (const jit::Block* inner : n->blocks()) {
-        if (depends) // a loop's values
-          reach(inner->inputs());
-        trace(*inner, facts);
-        depends = depends || dependsOn(inner->outputs());
-      }
-      if (!depends)
-        continue;
-      if (n->kind().is_aten()) {
-        facts.chooses = facts.chooses || isChoice(*n);
-        facts.kinks = facts.kinks || !isSmooth(*n);
-      } else if (!n->kind().is_prim()) {
-        facts.kinks = true;
-      }
-      reach(n->outputs());
-    }
-  }
-
-  bool dependsOn(c10::ArrayRef<const jit::Value*> values) const {
-    return std::any_of(values.begin(), values.end(), [&](const jit::Value* v) {
-      return reached_.count(v) != 0;
-    });
-  }
-  /// Sizes and the like are not values of a tensor.
-  void reach(c10::ArrayRef<const jit::Value*> values) {
-    for (const jit::Value* v : values) {
-      const auto kind = v->type()->kind();
-      const bool count = kind == c10::TypeKind::IntType ||
-                         kind == c10::TypeKind::BoolType ||
-                         kind == c10::TypeKind::DeviceObjType ||
-                         kind == c10::TypeKind::StringType ||
-                         v->type()->isSubtypeOf(*c10::ListType::ofInts());
-      if (!count)
-        reached_.insert(v);
-    }
-  }
-
   const jit::Graph& graph_;
   MethodFacts facts_;
-  std::unordered_set<const jit::Value*> reached_;
+  std::vector<Values> aliases_;
 };
 
 } // namespace
 
+bool mayReturnArgument(const jit::Node& n, const c10::FunctionSchema* schema,
+                       size_t i) {
+  if (n.kind().is_prim() || !schema)
+    return true;
+  // They return their input where there is nothing to drop, which their schemas
+  // do not say.
+  static const std::array dropouts = {
+      c10::aten::dropout, c10::Symbol::aten("feature_dropout"),
+      c10::Symbol::aten("alpha_dropout"),
+      c10::Symbol::aten("feature_alpha_dropout")};
+  if (std::find(dropouts.begin(), dropouts.end(), n.kind()) != dropouts.end())
+    return true;
+  return i < schema->arguments().size() &&
+         schema->arguments()[i].alias_info() != nullptr;
+}
+
+bool writesArgument(const c10::FunctionSchema& schema, size_t i) {
+  if (i >= schema.arguments().size())
+    return false;
+  const c10::AliasInfo* alias = schema.arguments()[i].alias_info();
+  return alias && alias->isWrite();
+}
+
 MethodFacts analyzeMethod(jit::Function& method) {
   auto& function = jit::toGraphFunction(method);
   function.ensure_defined();
-  return Analyzer(*function.optimized_graph()).run(); // inlined
+  // What functions the code calls is looked into as well.
+  const std::shared_ptr<jit::Graph> graph = function.graph()->copy();
+  jit::Inline(*graph);
+  return Analyzer(*graph).run();
 }
 
 } // namespace inv

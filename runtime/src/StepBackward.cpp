@@ -24,7 +24,6 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
-#include <set>
 
 namespace inv {
 
@@ -133,21 +132,17 @@ private:
   }
 
   /// The tensor that replay computes with for the forward's input number
-  /// `edge`, from its value (and history, where it has one).
-  at::Tensor leaf(const at::Tensor& value, size_t edge, bool hasHistory) {
+  /// `edge`, from its value.
+  at::Tensor leaf(const at::Tensor& value, size_t edge) {
     at::AutoGradMode gradMode(true);
+    at::Tensor t = value.detach();
     if (!createGraph_) {
-      at::Tensor t = value.detach();
       if (record_->needsGrad[edge]) // also where nobody wants the gradient now
         t.requires_grad_();
       return t;
     }
-    at::Tensor t = value;
-    if (!hasHistory) {
-      t = value.detach();
-      if (const ag::Edge& e = node_.next_edge(edge); e.is_valid())
-        ag::impl::set_gradient_edge(t, e);
-    }
+    if (const ag::Edge& e = node_.next_edge(edge); e.is_valid())
+      ag::impl::set_gradient_edge(t, e);
     // A node of its own, so that the gradient asked for is that of this use,
     // not of every way to the same variable.
     return t.requires_grad() ? t.view_as(t) : t;
@@ -157,13 +152,13 @@ private:
     if (!needAux_ && !needX_ && !xWanted_ && !rerun_)
       return;
     for (size_t i = 0; i < z_.size(); i++)
-      leafZ_.push_back(leaf(z_[i], nx_ + i, false));
+      leafZ_.push_back(leaf(z_[i], nx_ + i));
     z_.clear();
     Tensors captures = record_->captures();
     for (size_t i = 0; i < captures.size(); i++)
       leafCaptures_.push_back(record_->isScratch(i)
                                   ? captures[i]
-                                  : leaf(captures[i], nx_ + nz_ + i, true));
+                                  : leaf(captures[i], nx_ + nz_ + i));
   }
 
   void evaluate(const ReplayGuard& guard) {
@@ -239,7 +234,7 @@ private:
       return;
     at::AutoGradMode gradMode(true);
     for (size_t i = 0; i < nx_; i++)
-      leafX_.push_back(leaf(x_[i], i, false));
+      leafX_.push_back(leaf(x_[i], i));
     x_.clear();
     guard.beforeFunction();
     results_ = record_->step->runFunction(
@@ -335,6 +330,8 @@ private:
       at::Tensor& sum = result[nx_ + i];
       if (!sum.defined())
         sum = std::move(g);
+      else if (sum.layout() != at::kStrided)
+        sum = at::add(g, sum); // dense + sparse exists, sparse + dense does not
       else if (!createGraph_ && ownsItsMemory(sum) &&
                sum.scalar_type() == g.scalar_type())
         sum.add_(g);

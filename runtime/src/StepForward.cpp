@@ -1,10 +1,13 @@
 #include "StepForward.h"
 
+#include "CallChecks.h"
 #include "ScaledSum.h"
 #include "StepNode.h"
 #include "Undo.h"
 
-#include <ATen/ExpandUtils.h>
+#include "inv/Abi.h"
+#include "kernels/Kernels.h"
+
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -38,9 +41,14 @@ public:
 
   Tensors run() {
     mode_ = record_->step->mode();
-    ordinary_ = isOrdinary();
+    ordinary_ = areOrdinary({&x_, &z_, &captures_});
     if (mode_ == Mode::Store || !needsGrad() || !ordinary_)
       return compute();
+    capturing_ = isCapturing();
+    if (const std::string reason = whyNotReplayed(); !reason.empty()) {
+      reportKept(reason);
+      return compute();
+    }
     noteNeedsGrad();
     record_->saveScratch(captures_, [this](size_t i) {
       return record_->step->readsScratch(shape(), i, record_->extras);
@@ -50,7 +58,7 @@ public:
                      [](bool grad) { return grad; }))
       return results(z_); // nothing depends on what needs a gradient
     if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint)
-      if (const char* reason = whyNotInvertible()) {
+      if (const std::string reason = whyKept(); !reason.empty()) {
         mode_ = Mode::Recompute;
         reportKept(reason);
       }
@@ -117,16 +125,21 @@ private:
     return false;
   }
 
-  /// Slots can stand for these states: dense memory with a version counter, no
-  /// forward-mode gradients. Else autograd does all by itself.
-  bool isOrdinary() const {
-    const auto ordinary = [](const at::Tensor& t) {
-      return t.defined() && t.layout() == at::kStrided && t.has_storage() &&
-             !t.is_inference() && !t._fw_grad(/*level=*/0).defined();
-    };
-    return std::all_of(x_.begin(), x_.end(), ordinary) &&
-           std::all_of(z_.begin(), z_.end(), ordinary) &&
-           std::all_of(captures_.begin(), captures_.end(), ordinary);
+  /// Is this call recorded into a CUDA graph? Then the host may not wait for
+  /// values, nor look at the generator.
+  bool isCapturing() const {
+    for (const Tensors* list : {&x_, &z_, &captures_})
+      for (const at::Tensor& t : *list)
+        if (t.is_cuda())
+          return kernels::isCapturing(t);
+    return false;
+  }
+
+  /// Why this call is left to plain autograd: a sentence, or empty.
+  std::string whyNotReplayed() const {
+    if (capturing_ && record_->step->mayDraw())
+      return "random numbers in a CUDA graph cannot be drawn again";
+    return record_->step->whyNotReplayed();
   }
 
   /// The plain composition, under the caller's grad mode.
@@ -182,13 +195,18 @@ private:
     if (watch && record_->step->mayDraw())
       drawing = std::unique_lock(drawMutex());
 
+    // A GPU's generator does not answer while a graph is captured; then steps
+    // that may draw are not here.
+    const auto generators =
+        capturing_ ? std::vector<c10::Device>()
+                   : generatorsFor(devices, record_->step->mayDraw());
     std::optional<RngState> state;
     if (watch)
-      state = RngState::now(devices);
+      state = RngState::now(generators);
     const auto noteDraw = [&](std::optional<Draw>& draw) {
       if (!watch)
         return;
-      RngState after = RngState::now(devices);
+      RngState after = RngState::now(generators);
       if (!(after == *state))
         draw = Draw{std::move(*state), after.fingerprint()};
       state = std::move(after);
@@ -199,7 +217,7 @@ private:
     runConditioner(leavesOf(z_, needs, x_.size()), captures, aux, sides_);
     noteDraw(record_->replay.conditioner);
     Tensors growthAux;
-    if (mode_ == Mode::Invert && !record_->step->growthIsConstant())
+    if (measuresGrowth())
       growthAux = detachAll(aux);
     if (scaledSum_) {
       outputGrad_ = {x_[0].requires_grad() || aux[0].requires_grad()};
@@ -219,7 +237,8 @@ private:
     // Tensors of our own, whatever the methods returned.
     y_ = detachAll(y_);
     sides_ = detachAll(sides_);
-    if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint)
+    if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint &&
+        (measuresGrowth() || record_->step->growthIsConstant()))
       growth_ =
           std::max(1.0, growthOfStates() * growthOfStep(std::move(growthAux)));
     if (record_->replay.conditioner || record_->replay.function) {
@@ -228,24 +247,30 @@ private:
     }
   }
 
-  /// What only the run can tell: a sentence, or null if x can be handed over.
-  const char* whyNotInvertible() const {
-    for (const Tensors* states : {&x_, static_cast<const Tensors*>(&y_)})
-      for (const at::Tensor& t : *states) {
-        if (t.scalar_type() != at::kFloat && t.scalar_type() != at::kDouble)
-          return "its states are neither float32 nor float64, so undoing it "
-                 "would lose too much";
-        if (t.scalar_type() != x_[0].scalar_type())
-          return "the state changes its dtype";
-        if (t.device() != x_[0].device())
-          return "the state changes its device";
-      }
-    if (isBroadcast())
-      return "the state is broadcast";
-    if (record_->step->choosesByX(shape()))
-      return "its function makes a discrete choice, which a rounding error "
-             "could turn";
-    return nullptr;
+  /// Why x cannot be handed over: a sentence, or empty.
+  std::string whyKept() const {
+    if (const char* reason = whyNotInvertible(record_->kind, x_, y_))
+      return reason;
+    for (size_t i = 0; i < x_.size(); i++)
+      if (const std::string choice =
+              record_->step->choiceAtX(shape(), i, captures_);
+          !choice.empty())
+        return chosenBy("function", choice);
+    if (capturing_ && !record_->step->growthIsConstant())
+      return "in a CUDA graph nobody can ask by how much undoing it enlarges "
+             "errors";
+    return {};
+  }
+
+  static std::string chosenBy(const char* method, const std::string& choice) {
+    return std::string("its ") + method + " makes a discrete choice (" + choice +
+           "), which a rounding error could turn";
+  }
+
+  /// By how much this step enlarges errors depends on values, which is asked.
+  bool measuresGrowth() const {
+    return mode_ == Mode::Invert && !capturing_ &&
+           !record_->step->growthIsConstant();
   }
 
   /// Of the states that this step reads, the largest growth since a state of
@@ -260,15 +285,8 @@ private:
 
   /// By how much this step's inverse enlarges errors.
   double growthOfStep(Tensors aux) const {
-    // y = s * x + f(z): dividing by s enlarges the error of y, and as well what
-    // the error of z, which was divided on its way, does to f. By how much f
-    // enlarges it nobody knows; where s < 1 lets the states shrink, layer norms
-    // make it a lot. So the factor counts twice: a guess that was measured
-    // (docs/hazards.md, row 27), no bound.
-    if (scaledSum_) {
-      const double factor = 1 / std::abs(layout().xScale);
-      return factor > 1 ? factor * factor : factor;
-    }
+    if (scaledSum_)
+      return abi::growthOfScale(1 / std::abs(layout().xScale));
     const at::NoGradGuard noGrad;
     return record_->step->growth(
         y_, std::move(aux), record_->functionCaptures(detachAll(captures_)),
@@ -284,42 +302,7 @@ private:
                              : most));
   }
 
-  /// Values of x are repeated in y, so that undoing y gives other sizes. (A
-  /// bijection may well have another number of elements in y: a linear layer,
-  /// a padding.)
-  bool isBroadcast() const {
-    if (x_.size() != y_.size())
-      return false;
-    if (record_->kind == StepKind::Coupling && numel(y_) != numel(x_))
-      return true;
-    const auto repeats = [](const at::Tensor& x, const at::Tensor& y) {
-      return x.numel() != y.numel() &&
-             at::is_expandable_to(x.sizes(), y.sizes());
-    };
-    if (sortedSizes(x_) == sortedSizes(y_))
-      return false;
-    for (size_t i = 0; i < x_.size(); i++)
-      if (repeats(x_[i], y_[i]))
-        return true;
-    return false;
-  }
-
-  static int64_t numel(const Tensors& list) {
-    int64_t n = 0;
-    for (const at::Tensor& t : list)
-      n += t.numel();
-    return n;
-  }
-
-  static std::vector<std::vector<int64_t>> sortedSizes(const Tensors& list) {
-    std::vector<std::vector<int64_t>> result;
-    for (const at::Tensor& t : list)
-      result.push_back(t.sizes().vec());
-    std::sort(result.begin(), result.end());
-    return result;
-  }
-
-  void reportKept(const char* reason) const {
+  void reportKept(const std::string& reason) const {
     ++counters().kept;
     static auto* mutex = new std::mutex;
     static auto* reported = new std::unordered_set<std::string>;
@@ -338,9 +321,8 @@ private:
     auto node = std::shared_ptr<StepNode>(new StepNode, ag::deleteNode);
     node->set_next_edges(edges());
     record_->saveCaptures(captures_);
-    if (record_->step->choosesByZ(shape()))
-      reportKept("its conditioner makes a discrete choice, which a rounding "
-                 "error could turn");
+    findChoices();
+    findTies();
     // Two threads that each read what the other consumes must not both read
     // first: records and slots would go round in a circle.
     static auto* mutex = new std::mutex;
@@ -383,6 +365,28 @@ private:
     return result;
   }
 
+  /// Which z the conditioner chooses by.
+  void findChoices() {
+    for (size_t i = 0; i < z_.size(); i++) {
+      const std::string choice =
+          record_->step->choiceAtZ(shape(), i, captures_);
+      choosesByZ_.push_back(!choice.empty());
+      if (!choice.empty())
+        reportKept(chosenBy("conditioner", choice));
+    }
+  }
+
+  /// What takes time of handing the x over, before anybody is locked out.
+  void findTies() {
+    for (size_t i = 0; i < x_.size(); i++) {
+      xSlots_.push_back(slotOf(x_[i]));
+      if (mode_ != Mode::Invert)
+        continue;
+      xSlots_[i]->wantTies(record_->step->tiesAtX(i));
+      xSlots_[i]->findTies(x_[i].detach());
+    }
+  }
+
   /// The slot of a state that this step reads or passes through. One that an
   /// earlier step has consumed already gets a fresh slot: edges from slots to
   /// records then always lead to steps that ran later, so there is no cycle.
@@ -390,33 +394,32 @@ private:
     SlotPtr slot = slotOf(t);
     return slot->isConsumed() ? std::make_shared<Slot>(t) : slot;
   }
-  static SlotPtr readSlot(const at::Tensor& t) {
-    SlotPtr slot = unconsumedSlot(t);
+  /// The slot of a state whose value this step needs in backward. A state that it
+  /// chooses by gets one of its own, which is never handed over: as exact as it
+  /// is now.
+  static SlotPtr readBy(const at::Tensor& t, const std::vector<double>& ties,
+                        bool chooses) {
+    SlotPtr slot = chooses ? std::make_shared<Slot>(t) : unconsumedSlot(t);
+    slot->wantTies(ties);
     slot->hold(t);
     return slot;
   }
 
   void readZ(size_t i) {
-    if (record_->step->choosesByZ(shape())) {
-      // A copy that is never handed over: as exact as it is now.
-      record_->passed.push_back(unconsumedSlot(z_[i]));
-      record_->z.push_back(std::make_shared<Slot>(z_[i]));
-      record_->z.back()->hold(z_[i]);
-      return;
-    }
-    SlotPtr slot = readSlot(z_[i]);
-    if (record_->step->kinksAtZ(i))
-      slot->noteZeros();
-    record_->passed.push_back(slot);
-    record_->z.push_back(std::move(slot));
+    record_->z.push_back(
+        readBy(z_[i], record_->step->tiesAtZ(i), choosesByZ_[i]));
+    record_->passed.push_back(choosesByZ_[i] ? unconsumedSlot(z_[i])
+                                             : record_->z.back());
   }
 
   /// y, sides and the passed z become outputs of the node, in this order.
   void attachOutputs(const std::shared_ptr<StepNode>& node) {
     auto grad = outputGrad_.begin();
-    const auto attachOne = [&](const at::Tensor& t, bool needsGrad) {
+    const bool several = y_.size() + sides_.size() + z_.size() > 1;
+    const auto attachOne = [&](const at::Tensor& t, bool needsGrad,
+                               bool shown) {
       if (needsGrad)
-        ag::create_gradient_edge(const_cast<at::Tensor&>(t), node);
+        attachOutput(node, t, shown);
       else
         node->add_input_metadata(ag::Node::undefined_input());
     };
@@ -426,47 +429,49 @@ private:
         record_->y.back()->setGrowth(growth_);
         record_->y.back()->hold(t);
       }
-      attachOne(t, *grad++);
+      attachOne(t, *grad++, several);
     }
     for (const at::Tensor& t : sides_) {
       record_->sides.push_back(std::make_shared<Slot>(t));
-      attachOne(t, *grad++);
+      attachOne(t, *grad++, several);
     }
     at::NoGradGuard noGrad;
     for (const at::Tensor& t : z_) {
       passed_.push_back(t.detach());
-      attachOne(passed_.back(), t.requires_grad());
+      attachOne(passed_.back(), t.requires_grad(), false);
     }
   }
 
   void handOver(StepNode& node) {
     for (size_t i = 0; i < x_.size(); i++) {
-      SlotPtr slot = slotOf(x_[i]);
+      const SlotPtr& slot = xSlots_[i];
       node.xs.push_back(slot);
       // Not a state that this step reads as well: it needs it to undo itself.
       const auto isIn = [&](const std::vector<SlotPtr>& slots) {
         return std::find(slots.begin(), slots.end(), slot) != slots.end();
       };
-      if (!isIn(record_->z) && !isIn(record_->passed)) {
-        if (record_->step->kinksAtX(i))
-          slot->noteZeros();
+      if (!isIn(record_->z) && !isIn(record_->passed))
         slot->handOver(record_, i, x_[i].detach());
-      }
     }
   }
 
   void keepX(StepNode& node) {
     node.keepsX = true;
-    if (!scaledSum_) // whose gradient does not read x
-      for (const at::Tensor& t : x_)
-        node.xs.push_back(readSlot(t));
+    if (scaledSum_) // whose gradient does not read x
+      return;
+    for (size_t i = 0; i < x_.size(); i++)
+      node.xs.push_back(
+          readBy(x_[i], record_->step->tiesAtX(i),
+                 !record_->step->choiceAtX(shape(), i, captures_).empty()));
   }
 
   const Tensors &x_, &z_, &captures_;
   RecordPtr record_;
   bool scaledSum_ = false;
   double growth_ = 1;
-  bool ordinary_ = true;
+  bool ordinary_ = true, capturing_ = false;
+  std::vector<bool> choosesByZ_;
+  std::vector<SlotPtr> xSlots_;
   Mode mode_ = Mode::Invert;
   Tensors y_, sides_, passed_;
   std::vector<bool> outputGrad_; // plain autograd's, of y and sides

@@ -76,15 +76,22 @@ public:
   /// False for running statistics that it only updates.
   virtual bool readsScratch(const CallShape& call, size_t i,
                             const Extras& extras) const = 0;
-  /// Does the conditioner (`x`: the function) make a discrete choice that the
-  /// states read (undone) influence? It needs them to the last bit.
-  virtual bool choosesByZ(const CallShape& call) const = 0;
-  virtual bool choosesByX(const CallShape& call) const = 0;
-  /// Does it matter to the conditioner whether an element of state z number `i`
-  /// is exactly 0?
-  virtual bool kinksAtZ(size_t i) const = 0;
+  /// The operator (or such) of a discrete choice of the conditioner that state
+  /// z number `i` influences, which it must know to the last bit; empty if
+  /// there is none. `captures`: those of the call.
+  virtual std::string choiceAtZ(const CallShape& call, size_t i,
+                                const Tensors& captures) const = 0;
   /// The same for the function and x number `i`.
-  virtual bool kinksAtX(size_t i) const = 0;
+  virtual std::string choiceAtX(const CallShape& call, size_t i,
+                                const Tensors& captures) const = 0;
+  /// The values, if any, of which it matters to the conditioner whether an
+  /// element of state z number `i` is exactly that.
+  virtual const std::vector<double>& tiesAtZ(size_t i) const = 0;
+  /// The same for the function and x number `i`.
+  virtual const std::vector<double>& tiesAtX(size_t i) const = 0;
+  /// Why the methods can only be run as they are, by plain autograd: a
+  /// sentence, or empty.
+  virtual std::string whyNotReplayed() const = 0;
   /// A sentence about what the methods do that no step may do, such as writing
   /// a capture that is not scratch; empty if there is none.
   virtual std::string whatIsWrong(const CallShape& call) const = 0;

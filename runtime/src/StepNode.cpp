@@ -33,9 +33,29 @@ SlotPtr StepNode::outputSlot(size_t i) {
   return record ? record->output(i) : nullptr;
 }
 
+void attachOutput(const std::shared_ptr<StepNode>& node, const at::Tensor& t,
+                  bool shown) {
+  namespace ag = torch::autograd;
+  at::Tensor variable = t;
+  if (!shown) {
+    ag::create_gradient_edge(variable, node);
+    return;
+  }
+  const auto output =
+      std::shared_ptr<OutputNode>(new OutputNode, ag::deleteNode);
+  output->add_next_edge(ag::Edge(node, node->add_input_metadata(t)));
+  ag::create_gradient_edge(variable, output);
+}
+
 SlotPtr slotOf(const at::Tensor& t) {
-  if (auto* node = dynamic_cast<StepNode*>(t.grad_fn().get())) {
-    SlotPtr s = node->outputSlot(t.output_nr());
+  torch::autograd::Node* made = t.grad_fn().get();
+  size_t output = t.output_nr();
+  if (const auto* shown = dynamic_cast<OutputNode*>(made)) {
+    made = shown->next_edge(0).function.get();
+    output = shown->next_edge(0).input_nr;
+  }
+  if (auto* node = dynamic_cast<StepNode*>(made)) {
+    SlotPtr s = node->outputSlot(output);
     if (s && s->standsFor(t))
       return s;
   }

@@ -14,6 +14,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "test/python"))
 import architectures  # noqa: E402
+import compare  # noqa: E402
 
 BIN = pathlib.Path(os.environ.get("INVOPT_BIN", ROOT / "build/bin"))
 PAGE = ROOT / "docs/architectures.md"
@@ -96,7 +97,7 @@ class Measurement:
         """Rewrites and compares; returns both peaks."""
         original = self.folder / f"{stem}.{form}.pt"
         rewritten = self.folder / f"{stem}.{form}.inv.pt"
-        remarks = architectures.rewrite(BIN / "inv-opt", original, rewritten)
+        remarks = compare.rewrite(original, rewritten, tool=BIN / "inv-opt")
         if depth == self.a.depths[0]:
             self.steps[form] = (self.a.count(remarks),
                                 self.a.there(depth, form))

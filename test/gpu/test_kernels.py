@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+pytestmark = pytest.mark.gpu
 DTYPES = [torch.float32, torch.float64]
 LAYOUTS = {
     "contiguous": lambda t: t,

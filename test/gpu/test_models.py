@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+pytestmark = pytest.mark.gpu
 NAMES = ["revnet", "revvit", "revmlp"]
 KINDS = ["traced", "scripted"]
 

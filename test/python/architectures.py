@@ -3,10 +3,8 @@ make and rewrite them. test_architectures.py tests the table, and
 scripts/architectures writes docs/architectures.md from it."""
 
 import dataclasses
-import json
 import pathlib
 import runpy
-import subprocess
 import sys
 import typing
 
@@ -77,15 +75,6 @@ class Architecture:
                    and remark["module"] not in ("stem", "head")]
         return sum(not set(self.rules).isdisjoint(rules.split("+"))
                    for rules in made_by)
-
-
-def rewrite(tool, original, rewritten, require=0):
-    """Runs inv-opt and returns its remarks."""
-    remarks = pathlib.Path(f"{rewritten}.remarks.json")
-    subprocess.run([tool, original, "-o", rewritten, "-q",
-                    f"--require-steps={require}",
-                    f"--remarks-output={remarks}"], check=True)
-    return json.loads(remarks.read_text())["remarks"]
 
 
 PARAMETERS = ("what is computed from parameters or constants alone, such as "

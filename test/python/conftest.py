@@ -1,5 +1,6 @@
 """Where the built tool and library are, and archives to test with."""
 
+import gc
 import os
 import pathlib
 import subprocess
@@ -62,3 +63,24 @@ def archives(tmp_path_factory):
         return str(original), str(rewritten)
 
     return get
+
+
+@pytest.fixture
+def hazard():
+    """float64, and no step's node, record or slot is left afterwards."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+    gc.collect()  # what Python's own hooks tied into a circle
+    stats = torch.ops.inv.stats()
+    left = {name: stats[f"live_{name}"] for name in ("nodes", "records", "slots")}
+    assert not any(left.values()), left
+
+
+@pytest.fixture
+def pair(hazard, tmp_path):
+    """A small reversible model and its rewritten form."""
+    from compare import both
+    from nets import WIDTH, Model, Network
+    return both(Model(lambda: Network(WIDTH), 3), tmp_path, steps=6)

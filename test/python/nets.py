@@ -1,11 +1,9 @@
-"""Small reversible models for the hazard tests, and how to rewrite them."""
-
-import subprocess
+"""Small reversible models for the hazard tests."""
 
 import torch
 from torch import nn
 
-from conftest import TOOL
+WIDTH = 4
 
 
 class Network(nn.Module):
@@ -59,10 +57,14 @@ class Model(nn.Module):
         return torch.cat([x1, x2], dim=1)
 
 
-def rewrite(module, folder, *options, steps=1):
-    """The scripted module and its rewritten form, both loaded from archives."""
-    original, rewritten = folder / "model.pt", folder / "model.inv.pt"
-    torch.jit.script(module).save(str(original))
-    subprocess.run([TOOL, original, "-o", rewritten, "-q",
-                    f"--require-steps={steps}", *options], check=True)
-    return torch.jit.load(str(original)), torch.jit.load(str(rewritten))
+class Dropping(Network):
+    def __init__(self, width):
+        super().__init__(width)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x):
+        return self.drop(self.down(self.drop(torch.tanh(self.up(x)))))
+
+
+def data(rows=5, width=2 * WIDTH):
+    return torch.randn(rows, width)

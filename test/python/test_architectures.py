@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from architectures import ARCHITECTURES, rewrite
-from conftest import TOOL
+from architectures import ARCHITECTURES
+from compare import distance, gradients, rewrite, tensors
 
 CASES = [pytest.param(a, form, id=f"{a.name}-{form}")
          for a in ARCHITECTURES for form in a.forms]
@@ -27,8 +27,8 @@ def archives(tmp_path_factory):
                 architecture.save(folder, stem, *architecture.test, dtype)
             original = folder / f"{stem}.{form}.pt"
             rewritten = folder / f"{stem}.{form}.inv.pt"
-            remarks = rewrite(TOOL, original, rewritten,
-                              require=architecture.found_in(form))
+            remarks = rewrite(original, rewritten,
+                              steps=architecture.found_in(form))
             made[stem, form] = original, rewritten, remarks
         return made[stem, form]
 
@@ -47,28 +47,13 @@ def batch(dtype):
     return images, torch.randint(10, (16,), generator=generator)
 
 
-def evaluate(model, images, labels, seed):
-    """All outputs, and the loss: every output takes part in it."""
-    torch.manual_seed(seed)
-    outputs = model(images)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    loss = F.cross_entropy(outputs[0], labels)
-    for output in outputs[1:]:
-        loss = loss + output.square().mean()
-    return outputs, loss
-
-
-def gradients(model, images, labels, seed):
-    outputs, loss = evaluate(model, images, labels, seed)
-    names, parameters = zip(*model.named_parameters())
-    return outputs, dict(zip(names, torch.autograd.grad(loss, parameters)))
-
-
-def distance(actual, expected):
-    """The worst tensor: largest difference over largest element."""
-    assert actual.keys() == expected.keys()
-    return max(((actual[n] - g).abs().max() / g.abs().max()).item()
-               for n, g in expected.items() if g.abs().max() > 0)
+def loss_with(labels):
+    """Every output takes part in it."""
+    def loss(y):
+        first, *others = tensors(y)
+        return sum((t.square().mean() for t in others),
+                   F.cross_entropy(first, labels))
+    return loss
 
 
 @pytest.mark.parametrize("architecture,form", CASES)
@@ -87,11 +72,13 @@ def test_forward_is_bit_equal_and_gradients_agree(archives, architecture, form,
     original, rewritten = load(archives, architecture, form, dtype)
     images, labels = batch(dtype)
     for seed in range(2):
-        expected, reference = gradients(original, images, labels, seed)
-        actual, ours = gradients(rewritten, images, labels, seed)
-        assert len(actual) == len(expected) == architecture.outputs
-        assert all(map(torch.equal, actual, expected))
-        assert distance(ours, reference) <= getattr(architecture, dtype)
+        expected, actual = (
+            gradients(model, (), loss_with(labels), seed, [images])
+            for model in (original, rewritten))
+        outputs = [name for name in expected if name.startswith("output ")]
+        assert len(outputs) == architecture.outputs
+        assert all(torch.equal(actual[n], expected[n]) for n in outputs)
+        assert distance(actual, expected) <= getattr(architecture, dtype)
     for ours, buffer in zip(rewritten.buffers(), original.buffers(),
                             strict=True):
         assert torch.equal(ours, buffer)
@@ -105,7 +92,8 @@ def test_training_follows_the_original(archives, architecture, form):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
         losses.append([])
         for seed in range(5):
-            _, loss = evaluate(model, images, labels, seed)
+            torch.manual_seed(seed)
+            loss = loss_with(labels)(model(images))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from conftest import LIBRARY
-from nets import Block, Model, Network, rewrite
+from compare import both
+from nets import Block, Model, Network
 
 WIDTH = 4
 WORLD = 2
@@ -74,7 +75,7 @@ def test_h18_ddp(tmp_path, case):
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     try:
-        rewrite(CASES[case][0](), tmp_path, steps=2)
+        both(CASES[case][0](), tmp_path, steps=2)
     finally:
         torch.set_default_dtype(torch.float32)
     after = {}

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from compare import distance, gradients
 from conftest import FORMS, LIBRARY, MODELS
 
 BOTH = [(name, form) for name in MODELS for form in FORMS]
@@ -25,20 +26,9 @@ def batch(dtype="float32"):
 
 def step(model, images, labels, seed=3):
     """Output and gradients of one step; the same seed, the same dropout."""
-    torch.manual_seed(seed)
-    output = model(images)
-    names, parameters = zip(*model.named_parameters())
-    # Not backward(): the parameters of any deep copy that PyTorch makes of a
-    # TorchScript module are no leaves.
-    gradients = torch.autograd.grad(F.cross_entropy(output, labels), parameters)
-    return output.detach(), dict(zip(names, gradients))
-
-
-def distance(actual, expected):
-    """The worst tensor: largest difference over largest element."""
-    assert actual.keys() == expected.keys()
-    return max(((actual[n] - g).abs().max() / g.abs().max()).item()
-               for n, g in expected.items() if g.abs().max() > 0)
+    found = gradients(model, (), lambda y: F.cross_entropy(y, labels), seed,
+                      [images])
+    return found.pop("output 0"), found
 
 
 def count_steps(model):
@@ -64,9 +54,9 @@ def test_forward_is_bit_equal_and_gradients_agree(archives, name, form, dtype):
     images, labels = batch(dtype)
     for call in range(2):
         expected, reference = step(original, images, labels, seed=call)
-        actual, gradients = step(rewritten, images, labels, seed=call)
+        actual, ours = step(rewritten, images, labels, seed=call)
         assert torch.equal(actual, expected)
-        assert distance(gradients, reference) <= BOUNDS[dtype]
+        assert distance(ours, reference) <= BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("name,form", BOTH)
@@ -129,10 +119,10 @@ def test_a_copy_trains_the_same(archives, tmp_path, name, form, how):
     assert count_steps(other) == count_steps(model)
     images, labels = batch()
     expected, reference = step(model, images, labels)
-    actual, gradients = step(other, images, labels)
+    actual, ours = step(other, images, labels)
     assert torch.equal(actual, expected)
     for parameter, gradient in reference.items():
-        assert torch.equal(gradients[parameter], gradient), parameter
+        assert torch.equal(ours[parameter], gradient), parameter
     # Its parameters are its own.
     with torch.no_grad():
         next(other.parameters()).zero_()

@@ -12,8 +12,9 @@ import sys
 import pytest
 import torch
 
+from compare import distance
 from conftest import FORMS, LIBRARIES, MODELS, PLAIN, ROOT, TOOL
-from test_load import BOUNDS, batch, distance, step
+from test_load import BOUNDS, batch, step
 
 ALL = [(name, form) for name in MODELS | PLAIN for form in FORMS]
 BOTH = [(name, form) for name in MODELS for form in FORMS]

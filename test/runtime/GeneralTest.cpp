@@ -86,6 +86,23 @@ TEST_F(General, OnlyTheSideOutputInTheLoss) {
       {random({5, 4}), random({5, 4}), random({4, 4}), random({4, 4})}, 1e-12);
 }
 
+TEST_F(General, AHookIsNotCalledWhereTheLossDoesNotReachItsTensor) {
+  // The step runs for its other output.
+  auto step = makeStep(affineSpec());
+  const Tensors in = leaves(
+      {random({5, 4}), random({5, 4}), random({4, 4}), random({4, 4})});
+  const Tensors out = coupling(step, {in[0]}, {in[1]}, {in[2], in[3]});
+  int y = 0, side = 0;
+  out[0].register_hook([&](const at::Tensor&) { y++; });
+  out[1].register_hook([&](const at::Tensor&) { side++; });
+  out[1].sum().backward({}, /*retain_graph=*/true);
+  EXPECT_EQ(y, 0);
+  EXPECT_EQ(side, 1);
+  out[0].sum().backward();
+  EXPECT_EQ(y, 1);
+  EXPECT_EQ(side, 1);
+}
+
 TEST_F(General, CapturesAndExtrasOfTheFunction) {
   StepSpec spec;
   spec.functionCaptures = {1};

@@ -2,7 +2,6 @@
 #include "HazardTest.h"
 
 #include "inv/Abi.h"
-#include "inv/CountingAllocator.h"
 
 #include <torch/csrc/autograd/function_hook.h>
 
@@ -318,57 +317,6 @@ TEST_P(HazardGraph, H19_Threads) {
     EXPECT_LE(w, 1e-12);
 }
 
-/// Notes the bytes alive when its gradient arrives.
-at::Tensor noting(const at::Tensor& t, std::vector<int64_t>* bytes) {
-  const at::Tensor result = t.view_as(t);
-  result.register_hook([bytes](const at::Tensor&) {
-    bytes->push_back(CountingAllocator::current());
-  });
-  return result;
-}
-
-TEST_P(HazardGraph, H22_BackwardFreesAsItGoes) {
-  CountingAllocator::install();
-  // Parts of one chain, with a note of the bytes between them. Plain tensors
-  // between the parts are what slots must not keep alive.
-  const auto bytes = [&](bool retain) {
-    std::vector<int64_t> result;
-    Net long_ = makeNet(2, tanhNet(4));
-    Tensors x = leaves({random({64, 4}), random({64, 4})});
-    for (at::Tensor& p : x)
-      p.mutable_grad() = at::zeros_like(p);
-    const Tensors wanted = long_.parameters();
-    at::Tensor a = x[0] * 1, b = x[1] * 1;
-    for (int i = 0; i < 6; i++) {
-      const Tensors y = long_(noting(a, &result), b);
-      a = y[0] * 1;
-      b = y[1];
-    }
-    const at::Tensor loss = a.sum() + b.sum();
-    a.reset();
-    b.reset();
-    gradOf({loss}, {x[0], x[1]}, retain);
-    return result;
-  };
-  bytes(false);
-  const auto freed = bytes(false);
-  ASSERT_EQ(freed.size(), 6u);
-  for (size_t i = 1; i < freed.size(); i++)
-    EXPECT_LT(freed[i], freed[i - 1] + 1) << i;
-  bytes(true);
-}
-
-TEST_P(HazardGraph, H22_BytesAreTheSameAfterAThousandIterations) {
-  CountingAllocator::install();
-  const auto once = [&] { run(net, false, inputs, bothSides); };
-  for (int i = 0; i < 3; i++)
-    once();
-  const int64_t before = CountingAllocator::current();
-  for (int i = 0; i < 1000; i++)
-    once();
-  EXPECT_EQ(CountingAllocator::current(), before);
-}
-
 TEST_P(HazardGraph, H23_DisjointBackwardCalls) {
   Net second = makeNet(4, tanhNet(4));
   const auto run = [&](bool plain) {
@@ -426,31 +374,6 @@ TEST_P(HazardGraph, H28_BackwardInAHook) {
     return result;
   };
   EXPECT_LE(distance(run(false), run(true)), 1e-12);
-}
-
-TEST_P(HazardGraph, H28_TwoThousandStepsOnASmallStack) {
-  Net deep = makeNet(2000, expression("torch.tanh(z) * 1e-3", [](auto& z) {
-                       return at::tanh(z) * 1e-3;
-                     }));
-  double error = 1;
-  const auto body = [&] { // everything, and the graph's end, on that thread
-    error = distance(run(deep, false, inputs, bothSides),
-                     run(deep, true, inputs, bothSides));
-  };
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  pthread_attr_setstacksize(&attributes, 512 << 10);
-  pthread_t thread;
-  const std::function<void()> task = body;
-  pthread_create(
-      &thread, &attributes,
-      [](void* f) -> void* {
-        (*static_cast<const std::function<void()>*>(f))();
-        return nullptr;
-      },
-      const_cast<std::function<void()>*>(&task));
-  pthread_join(thread, nullptr);
-  EXPECT_LE(error, 1e-11);
 }
 
 TEST_P(HazardGraph, H29_AModelThatAsksForGradientsItself) {

@@ -80,6 +80,7 @@ void Net::makeModel() {
       else
         model.register_buffer(nameOf(i, j), ofStep[i][j]);
   model.register_module("inv_step_0", step_);
+  model.register_attribute("training", c10::BoolType::get(), true);
   auto graph = std::make_shared<jit::Graph>();
   const auto list = [&](at::ArrayRef<jit::Value*> values) {
     return graph->insertNode(graph->createList(c10::TensorType::get(), values))

@@ -18,20 +18,26 @@ namespace inv::test {
 
 namespace {
 
-/// Besides what TorchScript knows, `invtest` is the operators below.
+/// Besides what TorchScript knows, `invtest` is the operators below, `inv` those of
+/// the library, and `fork` is torch.jit.fork.
 struct TestResolver final : torch::jit::NativeResolver {
   std::shared_ptr<torch::jit::SugaredValue>
   resolveValue(const std::string& name, torch::jit::GraphFunction& function,
                const torch::jit::SourceRange& range) override {
-    if (name == "invtest")
-      return std::make_shared<torch::jit::BuiltinModule>("invtest");
+    if (name == "invtest" || name == "inv")
+      return std::make_shared<torch::jit::BuiltinModule>(name);
+    if (name == "fork")
+      return torch::jit::SpecialFormValue::create(c10::prim::fork);
     return NativeResolver::resolveValue(name, function, range);
   }
 };
 
 } // namespace
 
-torch::jit::Module makeStep(const StepSpec& spec) {
+torch::jit::Module
+makeStep(const StepSpec& spec,
+         const std::vector<std::pair<std::string, torch::jit::Module>>& inner,
+         const std::vector<std::pair<std::string, at::Tensor>>& parameters) {
   static int number = 0;
   const std::string name =
       std::string(abi::kClassPrefix) + std::to_string(number++);
@@ -52,6 +58,10 @@ torch::jit::Module makeStep(const StepSpec& spec) {
   step.register_attribute(abi::kPreserveRng, c10::BoolType::get(), true);
   step.register_attribute(abi::kOrigin, c10::StringType::get(), spec.origin);
   step.register_attribute(abi::kMaxGrowth, c10::FloatType::get(), 100.0);
+  for (const auto& [called, module] : inner)
+    step.register_module(called, module);
+  for (const auto& [called, tensor] : parameters)
+    step.register_parameter(called, tensor, /*is_buffer=*/false);
   step.define(spec.code, std::make_shared<TestResolver>());
   return step;
 }
@@ -232,6 +242,18 @@ at::Tensor failAfter(const at::Tensor& t, int64_t n) {
   return t.view_as(t);
 }
 
+at::Tensor bySwitch(const at::Tensor& t) {
+  return t * (at::globalContext().userEnabledMkldnn() ? 2 : 3);
+}
+
+at::Tensor twice(const at::Tensor& t) { return t * 2; }
+
+[[maybe_unused]] const bool trustsTheTestsOperators = [] {
+  for (const char* name : {"note", "fail_after", "draw_once", "by_switch"})
+    trustOperator(std::string("invtest::") + name);
+  return true;
+}();
+
 at::Tensor drawOnce(const at::Tensor& t) {
   if (++calls == 1)
     at::rand({1});
@@ -272,4 +294,7 @@ TORCH_LIBRARY(invtest, m) {
   m.def("note(Tensor t) -> Tensor", &inv::test::note);
   m.def("draw_once(Tensor t) -> Tensor", &inv::test::drawOnce);
   m.def("fail_after(Tensor t, int n) -> Tensor", &inv::test::failAfter);
+  m.def("by_switch(Tensor t) -> Tensor", &inv::test::bySwitch);
+  m.def("unknown(Tensor t) -> Tensor", &inv::test::twice);
+  m.def("trusted(Tensor t) -> Tensor", &inv::test::twice);
 }

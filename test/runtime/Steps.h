@@ -25,8 +25,12 @@ struct StepSpec {
   std::string origin = "blocks.3: net.py:41";
 };
 
-/// A step of a class of its own.
-torch::jit::Module makeStep(const StepSpec& spec);
+/// A step of a class of its own, with further steps and parameters in it.
+torch::jit::Module
+makeStep(const StepSpec& spec,
+         const std::vector<std::pair<std::string, torch::jit::Module>>& inner =
+             {},
+         const std::vector<std::pair<std::string, at::Tensor>>& parameters = {});
 
 /// y = xScale * x + auxScale * tanh(linear(z, w, b)) (twice linear, so that it
 /// saves something).
@@ -79,6 +83,9 @@ struct Chain {
 //   invtest::fail_after(Tensor t, int n) -> Tensor   throws "planted" in the
 //                                            calls after the n-th
 //   invtest::draw_once(Tensor t) -> Tensor   draws a number in its first call
+//   invtest::by_switch(Tensor t) -> Tensor   2 t if oneDNN is switched on, else 3 t
+// These are trusted (inv/Runtime.h); invtest::unknown and invtest::trusted, both
+// 2 t, are not.
 struct TestOps {
   static std::vector<std::vector<int64_t>>& strides();
   static void reset();

@@ -122,6 +122,18 @@ bool fit(const at::Tensor& x, const at::Tensor& f) {
   return op.hasKernelForDispatchKey(c10::DispatchKey::CUDA);
 }
 
+bool isCapturing(const at::Tensor& t) {
+  loadCuda();
+  static const auto op =
+      find("inv::is_capturing").typed<bool(const at::Tensor&)>();
+  // Without the library nobody knows. A capture then ends in an error of
+  // PyTorch's, since the generator is asked.
+  if (!op.hasKernelForDispatchKey(c10::DispatchKey::CUDA))
+    return false;
+  at::AutoDispatchBelowADInplaceOrView below;
+  return op.call(t);
+}
+
 // Below autograd: history is the business of the steps.
 at::Tensor scaledAdd(const at::Tensor& x, const at::Tensor& f, double xScale,
                      double fScale) {
@@ -166,6 +178,7 @@ void scaledAddInverseInto(const at::Tensor& y, const at::Tensor& f,
 } // namespace inv::kernels
 
 TORCH_LIBRARY_FRAGMENT(inv, m) {
+  m.def("is_capturing(Tensor t) -> bool");
   m.def("scaled_add(Tensor x, Tensor f, float x_scale, float f_scale) "
         "-> Tensor");
   m.def("scaled_add_into_(Tensor(a!) f, Tensor x, float x_scale, "

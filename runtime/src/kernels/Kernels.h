@@ -10,6 +10,10 @@ namespace inv::kernels {
 /// would give? One device that has kernels, one floating dtype, strided.
 bool fit(const at::Tensor& x, const at::Tensor& f);
 
+/// Is the work of this thread on t's GPU recorded into a CUDA graph? REQUIRES:
+/// t.is_cuda().
+bool isCapturing(const at::Tensor& t);
+
 /// All without history. Broadcasts as ATen's add does.
 at::Tensor scaledAdd(const at::Tensor& x, const at::Tensor& f, double xScale,
                      double fScale);
