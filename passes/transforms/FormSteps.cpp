@@ -42,6 +42,7 @@
 #include <fmt/format.h>
 
 #include <iostream>
+#include <optional>
 
 namespace inv::opt {
 
@@ -212,24 +213,36 @@ private:
 
 namespace {
 
-/// torch.autograd.grad inside of the method: what it returns would follow from
-/// rebuilt values, and differ from the original's by rounding.
-Node* findDifferentiation(Graph& graph) {
+/// What a method may hold that leaves nothing to rewrite in it.
+struct Obstacle {
+  Node* node;
+  const char* why;
+};
+
+std::optional<Obstacle> findObstacle(Graph& graph) {
   static const Symbol grad = Symbol::fromQualString("aten::grad");
   static const Symbol backward = Symbol::fromQualString("aten::backward");
-  for (Node* n : allNodes(graph.block()))
+  for (Node* n : allNodes(graph.block())) {
+    // What it returns would follow from rebuilt values, and differ from the
+    // original's by rounding.
     if (n->kind() == grad || n->kind() == backward)
-      return n;
-  return nullptr;
+      return Obstacle{n, "the method asks for gradients itself, and its result "
+                         "would change by rounding: nothing is rewritten"};
+    // The nodes between it and its prim::Exit compute in another mode, such as
+    // no_grad's, and must not be brought out of there, nor others into it.
+    if (n->kind() == prim::Enter)
+      return Obstacle{n, "the method has a 'with' block, as that of "
+                         "torch.no_grad(), which nothing may be moved out of: "
+                         "nothing is rewritten"};
+  }
+  return std::nullopt;
 }
 
 } // namespace
 
 bool formSteps(PassContext& context) {
-  if (Node* n = findDifferentiation(*context.method.graph)) {
-    context.remarks.analysis(n, "the method asks for gradients itself, and its "
-                                "result would change by rounding: nothing is "
-                                "rewritten");
+  if (const auto obstacle = findObstacle(*context.method.graph)) {
+    context.remarks.analysis(obstacle->node, obstacle->why);
     return false;
   }
   const bool hoisted = hoistAttributeReads(*context.method.graph);
