@@ -109,8 +109,8 @@ struct Bounds {
 
 const std::unordered_map<std::string_view, Bounds>& clamps() {
   static const auto* all = new std::unordered_map<std::string_view, Bounds>{
-      {"clamp", {1, 2}},     {"clip", {1, 2}},      {"clamp_min", {1, 1}},
-      {"clamp_max", {1, 1}}, {"hardtanh", {1, 2}},  {"threshold", {1, 1}},
+      {"clamp", {1, 2}},      {"clip", {1, 2}},      {"clamp_min", {1, 1}},
+      {"clamp_max", {1, 1}},  {"hardtanh", {1, 2}},  {"threshold", {1, 1}},
       {"hardshrink", {1, 1}}, {"softshrink", {1, 1}}};
   return *all;
 }
@@ -118,15 +118,24 @@ const std::unordered_map<std::string_view, Bounds>& clamps() {
 const std::unordered_map<std::string_view, std::vector<double>>& constants() {
   static const auto* all =
       new std::unordered_map<std::string_view, std::vector<double>>{
-          {"relu6", {0, 6}},        {"hardsigmoid", {-3, 3}},
-          {"hardswish", {-3, 3}},   {"asin", {-1, 1}},
-          {"arcsin", {-1, 1}},      {"acos", {-1, 1}},
-          {"arccos", {-1, 1}},      {"atanh", {-1, 1}},
-          {"arctanh", {-1, 1}},     {"erfinv", {-1, 1}},
-          {"special_erfinv", {-1, 1}}, {"logit", {0, 1}},
-          {"special_logit", {0, 1}},   {"acosh", {1}},
-          {"arccosh", {1}},         {"log1p", {-1}},
-          {"special_log1p", {-1}},  {"special_xlog1py", {-1}}};
+          {"relu6", {0, 6}},
+          {"hardsigmoid", {-3, 3}},
+          {"hardswish", {-3, 3}},
+          {"asin", {-1, 1}},
+          {"arcsin", {-1, 1}},
+          {"acos", {-1, 1}},
+          {"arccos", {-1, 1}},
+          {"atanh", {-1, 1}},
+          {"arctanh", {-1, 1}},
+          {"erfinv", {-1, 1}},
+          {"special_erfinv", {-1, 1}},
+          {"logit", {0, 1}},
+          {"special_logit", {0, 1}},
+          {"acosh", {1}},
+          {"arccosh", {1}},
+          {"log1p", {-1}},
+          {"special_log1p", {-1}},
+          {"special_xlog1py", {-1}}};
   return *all;
 }
 
@@ -168,11 +177,24 @@ bool isTrusted(const jit::Node& n) {
   return trusted().count(n.kind().toQualString()) != 0;
 }
 
-/// A norm of infinite order is a maximum.
-bool hasInfiniteOrder(const jit::Node& n) {
+/// A quotient that is rounded.
+bool rounds(const std::string& name, const jit::Node& n) {
+  return (name == "div" || name == "divide") && n.inputs().size() > 2 &&
+         !n.input(2)->mustBeNone();
+}
+
+/// A norm of infinite order is a maximum, and so are a matrix's but one.
+bool isMaximum(const std::string& name, const jit::Node& n) {
+  if (name.find("norm") == name.npos)
+    return false;
+  if (name == "linalg_norm" || name == "linalg_matrix_norm") {
+    const auto order = jit::toIValue(n.input(1));
+    if (!order || !(order->isNone() ||
+                    (order->isString() && order->toStringRef() == "fro")))
+      return true;
+  }
   for (size_t i = 0; i < n.inputs().size(); i++)
-    if (const auto number = constantNumber(n, i);
-        number && std::isinf(*number))
+    if (const auto number = constantNumber(n, i); number && std::isinf(*number))
       return true;
   return false;
 }
@@ -201,7 +223,7 @@ Continuity continuityOf(const jit::Node& n) {
   const auto found = names().find(name);
   if (found == names().end())
     return Continuity::Chooses;
-  if (name.find("norm") != name.npos && hasInfiniteOrder(n))
+  if (rounds(name, n) || isMaximum(name, n))
     return Continuity::Chooses;
   return found->second;
 }

@@ -63,8 +63,7 @@ bool isCount(const jit::Value* v) {
   const auto kind = v->type()->kind();
   return kind == c10::TypeKind::IntType || kind == c10::TypeKind::BoolType ||
          kind == c10::TypeKind::DeviceObjType ||
-         kind == c10::TypeKind::StringType ||
-         kind == c10::TypeKind::NoneType ||
+         kind == c10::TypeKind::StringType || kind == c10::TypeKind::NoneType ||
          v->type()->isSubtypeOf(*c10::ListType::ofInts());
 }
 
@@ -111,10 +110,12 @@ private:
         choose(n);
       if (continuity == Continuity::Kinked && !isSmoothHere(n))
         meetKinks(n, formOf(n.inputs()), kinksOf(n));
-      if (continuity != Continuity::Ignores)
+      if (continuity != Continuity::Ignores) {
+        noteCasts(n);
         give(n.outputs(), continuity == Continuity::Moves
-                              ? moved(n)
+                              ? formOf(n.inputs())
                               : computed(n, continuity));
+      }
     }
     noteWrites(n);
   }
@@ -225,36 +226,73 @@ private:
       facts_.ties.push_back(value);
   }
 
-  /// The result of an operator that moves elements, and may cast them.
-  Form moved(const jit::Node& n) {
+  /// A cast to a floating type is none: those to others are choices.
+  void noteCasts(const jit::Node& n) {
+    const c10::FunctionSchema* schema = n.maybeSchema();
+    if (!schema)
+      return; // chooses
     const std::string name = n.kind().toUnqualString();
-    if (name == "to")
-      noteCastOfTo(n);
-    else if (name == "type_as")
+    if (name == "type_as")
       noteCastLike(n, n.input(1));
-    return formOf(n.inputs());
+    for (size_t i = 0; i < n.inputs().size(); i++) {
+      const std::string& argument = schema->arguments().at(i).name();
+      if (argument == "other" && name == "to")
+        noteCastLike(n, n.input(i));
+      if (argument == "dtype" && !n.input(i)->mustBeNone())
+        noteCastTo(n, n.input(i));
+    }
+    // These cast what they put into their first argument to its dtype.
+    static const std::unordered_set<std::string> into = {
+        "copy",           "copy_",         "fill",
+        "fill_",          "masked_fill",   "masked_fill_",
+        "index_put",      "index_put_",    "masked_scatter",
+        "select_scatter", "slice_scatter", "masked_scatter_",
+        "index_fill",     "index_fill_",   "diagonal_scatter"};
+    if (into.count(name) != 0 && forms_.count(n.input(0)) == 0)
+      notePutInto(n, n.input(0));
   }
 
-  void noteCastOfTo(const jit::Node& n) {
-    const c10::FunctionSchema* schema = n.maybeSchema();
-    for (size_t i = 1; schema && i < n.inputs().size(); i++) {
-      const std::string& argument = schema->arguments().at(i).name();
-      if (argument == "other")
-        return noteCastLike(n, n.input(i));
-      if (argument != "dtype" || n.input(i)->mustBeNone())
-        continue;
-      const auto dtype = jit::toIValue(n.input(i));
-      if (dtype && dtype->isInt()) {
-        if (!isFloating(static_cast<at::ScalarType>(dtype->toInt())))
-          choose(n);
-      } else if (n.input(i)->node()->kind() == c10::prim::dtype) {
-        noteCastLike(n, n.input(i)->node()->input(0));
-      } else {
+  void noteCastTo(const jit::Node& n, const jit::Value* dtype) {
+    const auto constant = jit::toIValue(dtype);
+    if (constant && constant->isInt()) {
+      if (!isFloating(static_cast<at::ScalarType>(constant->toInt())))
         choose(n);
-      }
-    }
-    if (!schema)
+    } else if (dtype->node()->kind() == c10::prim::dtype) {
+      noteCastLike(n, dtype->node()->input(0));
+    } else {
       choose(n);
+    }
+  }
+
+  /// `v` did not depend on the argument before: memory that was just made, or
+  /// somebody else's.
+  void notePutInto(const jit::Node& n, const jit::Value* v) {
+    const jit::Node* made = v->node();
+    while (v->node() != graph_.param_node() && !made->kind().is_prim() &&
+           !made->inputs().empty() &&
+           mayReturnArgument(*made, made->maybeSchema(), 0)) {
+      v = made->input(0); // a view of it
+      made = v->node();
+    }
+    const std::string name = made->kind().toUnqualString();
+    const bool isLike =
+        name.find("_like") != name.npos || name.find("new_") == 0;
+    if (!isLike && name != "zeros" && name != "ones" && name != "empty")
+      return noteCastLike(n, v);
+    const jit::Value* dtype = inputNamed(*made, "dtype");
+    if (dtype && !dtype->mustBeNone())
+      noteCastTo(n, dtype);
+    else if (isLike)
+      noteCastLike(n, made->input(0));
+    // Else it has the default dtype, a floating one.
+  }
+
+  static const jit::Value* inputNamed(const jit::Node& n, const char* name) {
+    const c10::FunctionSchema* schema = n.maybeSchema();
+    for (size_t i = 0; schema && i < n.inputs().size(); i++)
+      if (schema->arguments().at(i).name() == name)
+        return n.input(i);
+    return nullptr;
   }
 
   static bool isFloating(at::ScalarType type) {

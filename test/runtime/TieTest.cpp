@@ -76,8 +76,8 @@ TEST_F(Ties, AtEveryConstantOfAKink) {
       {"torch.hardswish(z)", [](auto& z) { return at::hardswish(z); }, -3},
       {"torch.clamp(z, 0.1, 0.7)",
        [](auto& z) { return at::clamp(z, 0.1, 0.7); }, 0.7},
-      {"torch.clamp_min(z, 0.1)",
-       [](auto& z) { return at::clamp_min(z, 0.1); }, 0.1},
+      {"torch.clamp_min(z, 0.1)", [](auto& z) { return at::clamp_min(z, 0.1); },
+       0.1},
       {"torch.softshrink(z, 0.25)",
        [](auto& z) { return at::softshrink(z, 0.25); }, -0.25},
       {"torch.threshold(z, 2., 0.5)",
@@ -134,20 +134,38 @@ TEST_F(Ties, ChoicesBetweenElementsKeepTheState) {
 
 TEST_F(Ties, ChoicesInOtherGuise) {
   // A rounding, an integer and a branch that the code makes of numbers.
+  // Where a third is one unit less, three of it are no 1.
+  const auto whole = [](const at::Tensor& z) {
+    return z * (z * 3).to(at::kLong).to(at::kDouble);
+  };
   const std::vector<Case> cases = {
-      {"z * z.mul(1e15).to(4).remainder(2).to(7)",
+      {"z * (z * 3).to(4).to(7)", whole, 1. / 3},
+      {"z * torch.zeros([6, 8], dtype=4).copy_(z * 3).to(7)", whole, 1. / 3},
+      {"z * torch.zeros_like(z, dtype=4).t().copy_(z.t() * 3).t().to(7)", whole,
+       1. / 3},
+      {"z * torch.select_scatter(torch.zeros([6, 8], dtype=4), z[0].detach() * "
+       "3, 0, 0).to(7)",
        [](auto& z) {
-         return z *
-                z.mul(1e15).to(at::kLong).remainder(2).to(at::kDouble);
+         return z * at::select_scatter(at::zeros({6, 8}, at::kLong),
+                                       (z[0] * 3).to(at::kLong), 0, 0);
        },
        1. / 3},
+      {"z * torch.sum(z.detach() * 3, 1, True, dtype=4).to(7)",
+       [](auto& z) {
+         return z * at::sum(z.detach() * 3, {1}, true, at::kLong);
+       },
+       1. / 3},
+      {"z * torch.div(z * 3, 1, rounding_mode='floor')",
+       [](auto& z) { return z * at::div(z * 3, 1, "floor"); }, 1. / 3},
       {"z * (2 if float(z[0, 0]) > 0.3333333333333333 else 3)",
        [](auto& z) {
          return z * (z[0][0].template item<double>() > 1. / 3 ? 2 : 3);
        },
        1. / 3},
       {"z * (z * 1e15).round_()",
-       [](auto& z) { return z * at::round(z * 1e15); }, 1. / 3}};
+       [](auto& z) { return z * at::round(z * 1e15); }, 1. / 3},
+      {"z * torch.linalg_matrix_norm(z, 1)",
+       [](auto& z) { return z * at::linalg_matrix_norm(z, 1); }, 1}};
   for (const Case& c : cases)
     check(c, true);
 }
@@ -176,7 +194,8 @@ TEST_F(Ties, AStateThatOneStepChoosesByAndAnotherConsumes) {
       const at::Tensor x = start * 1, z = start * 2;
       at::Tensor y, q;
       if (plain) {
-        y = chooses ? at::where(x > 1, x * 3, x * 2) : at::leaky_relu(x - 1, 0.5);
+        y = chooses ? at::where(x > 1, x * 3, x * 2)
+                    : at::leaky_relu(x - 1, 0.5);
         q = x + net(z, w, b);
       } else {
         y = bijection(first, {x}, {})[0];
@@ -190,10 +209,14 @@ TEST_F(Ties, AStateThatOneStepChoosesByAndAnotherConsumes) {
 
 TEST_F(Ties, CastsToFloatingTypesAreNoChoice) {
   for (const Case& c : std::vector<Case>{
-           {"torch.relu(z.to(7))",
+           {"torch.relu(z.to(7))", [](auto& z) { return at::relu(z); }, 0},
+           {"torch.relu(z.type_as(z))", [](auto& z) { return at::relu(z); }, 0},
+           {"torch.relu(torch.cumsum(z, 1, dtype=7))",
+            [](auto& z) { return at::relu(at::cumsum(z, 1)); }, 0},
+           {"torch.relu(torch.zeros_like(z).copy_(z))",
             [](auto& z) { return at::relu(z); }, 0},
-           {"torch.relu(z.type_as(z))", [](auto& z) { return at::relu(z); },
-            0}})
+           {"torch.relu(torch.zeros([6, 8], dtype=7).t().copy_(z.t()).t())",
+            [](auto& z) { return at::relu(z); }, 0}})
     check(c, false);
 }
 
@@ -263,9 +286,10 @@ TEST_F(Ties, AStepInsideOfAStepIsLookedInto) {
                  (chooses ? "torch.sort(z, 1)[0]\n" : "torch.tanh(z)\n");
     StepSpec outer;
     outer.arithmetic = abi::kScaledSum;
-    outer.code = "def conditioner(self, z: Tensor):\n"
-                 "    return 1e-3 * torch.tanh(inv.coupling(self.inner, [z * 2],"
-                 " [z], [], None)[0])\n";
+    outer.code =
+        "def conditioner(self, z: Tensor):\n"
+        "    return 1e-3 * torch.tanh(inv.coupling(self.inner, [z * 2],"
+        " [z], [], None)[0])\n";
     const auto step = makeStep(outer, {{"inner", makeStep(inner)}});
     const auto f = [&](const at::Tensor& z) {
       return 1e-3 * at::tanh(z * 2 + (chooses ? std::get<0>(at::sort(z, 1))
@@ -276,7 +300,8 @@ TEST_F(Ties, AStepInsideOfAStepIsLookedInto) {
       const Tensors x = leaves({stateWith(1), stateWith(1)});
       at::Tensor a = x[0] * 1, b = x[1] * 1;
       for (int i = 0; i < 3; i++) {
-        Tensors out = plain ? Tensors{a + f(b), b} : coupling(step, {a}, {b}, {});
+        Tensors out =
+            plain ? Tensors{a + f(b), b} : coupling(step, {a}, {b}, {});
         a = out[1];
         b = out[0];
       }
