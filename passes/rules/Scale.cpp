@@ -60,8 +60,8 @@ std::function<Value*(InverseBuilder&)> growthBy(Value* c, bool multiply) {
       size = g.insert(aten::reciprocal, {size});
     Value* growth = size; // abi::growthOfScale, when the step runs
     for (int i = 1; i < abi::kScaleCounts; i++)
-      growth = g.insert(aten::mul,
-                        {growth, g.insert(aten::clamp_min, {size, 1.0})});
+      growth =
+          g.insert(aten::mul, {growth, g.insert(aten::clamp_min, {size, 1.0})});
     return growth;
   };
 }

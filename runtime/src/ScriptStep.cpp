@@ -153,8 +153,7 @@ public:
     if (found != classes_.end() && found->second->type.lock() == type)
       return found->second;
     std::erase_if(classes_, [](auto& e) { return e.second->type.expired(); });
-    return classes_.insert_or_assign(type.get(), readClass(type))
-        .first->second;
+    return classes_.insert_or_assign(type.get(), readClass(type)).first->second;
   }
 
 private:
@@ -336,8 +335,7 @@ private:
     return argument.choice;
   }
 
-  static const std::vector<double>& tiesAt(const MethodFacts& facts,
-                                           size_t i) {
+  static const std::vector<double>& tiesAt(const MethodFacts& facts, size_t i) {
     return i < facts.arguments.size() ? facts.arguments[i].ties : kNoTies;
   }
 

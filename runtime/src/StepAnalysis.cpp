@@ -24,10 +24,9 @@ bool mayHoldTensors(const c10::TypePtr& type) {
       type->kind() == c10::TypeKind::AnyType)
     return true;
   if (const auto object = type->cast<c10::ClassType>())
-    return std::any_of(object->getAttributes().begin(),
-                       object->getAttributes().end(), [](const auto& a) {
-                         return mayHoldTensors(a.getType());
-                       });
+    return std::any_of(
+        object->getAttributes().begin(), object->getAttributes().end(),
+        [](const auto& a) { return mayHoldTensors(a.getType()); });
   return std::any_of(type->containedTypes().begin(),
                      type->containedTypes().end(), mayHoldTensors);
 }
@@ -63,14 +62,17 @@ private:
   using Values = std::unordered_set<const jit::Value*>;
 
   static void findAliases(const jit::Block& block, Values& values) {
-    const auto holds = [&](const jit::Value* v) { return values.count(v) != 0; };
+    const auto holds = [&](const jit::Value* v) {
+      return values.count(v) != 0;
+    };
     for (const jit::Node* n : block.nodes()) {
       for (const jit::Block* inner : n->blocks())
         findAliases(*inner, values);
       const c10::FunctionSchema* schema = n->maybeSchema();
       bool shares = false;
       for (size_t i = 0; i < n->inputs().size(); i++)
-        shares = shares || (holds(n->input(i)) && mayReturnArgument(*n, schema, i));
+        shares =
+            shares || (holds(n->input(i)) && mayReturnArgument(*n, schema, i));
       for (const jit::Block* inner : n->blocks())
         shares = shares || std::any_of(inner->outputs().begin(),
                                        inner->outputs().end(), holds);
@@ -110,8 +112,8 @@ private:
   }
 
   void noteAttribute(const jit::Node& n) {
-    const bool reads = n.kind() == c10::prim::GetAttr &&
-                       mayHoldTensors(n.output()->type());
+    const bool reads =
+        n.kind() == c10::prim::GetAttr && mayHoldTensors(n.output()->type());
     const bool writesOne = n.kind() == c10::prim::SetAttr;
     if ((reads || writesOne) && n.input(0) == graph_.inputs()[0])
       facts_.attribute = n.s(c10::attr::name);

@@ -263,8 +263,8 @@ private:
   }
 
   static std::string chosenBy(const char* method, const std::string& choice) {
-    return std::string("its ") + method + " makes a discrete choice (" + choice +
-           "), which a rounding error could turn";
+    return std::string("its ") + method + " makes a discrete choice (" +
+           choice + "), which a rounding error could turn";
   }
 
   /// By how much this step enlarges errors depends on values, which is asked.
@@ -394,9 +394,9 @@ private:
     SlotPtr slot = slotOf(t);
     return slot->isConsumed() ? std::make_shared<Slot>(t) : slot;
   }
-  /// The slot of a state whose value this step needs in backward. A state that it
-  /// chooses by gets one of its own, which is never handed over: as exact as it
-  /// is now.
+  /// The slot of a state whose value this step needs in backward. A state that
+  /// it chooses by gets one of its own, which is never handed over: as exact as
+  /// it is now.
   static SlotPtr readBy(const at::Tensor& t, const std::vector<double>& ties,
                         bool chooses) {
     SlotPtr slot = chooses ? std::make_shared<Slot>(t) : unconsumedSlot(t);

@@ -41,10 +41,10 @@ private:
   bool willRelease_ = false; // guarded by mutex_, as are record and xs
 };
 
-/// The node behind one output of a step: hands the gradient on. A hook on a tensor
-/// is called whenever the tensor's node runs, if need be with no gradient at all;
-/// so a step that runs for another of its outputs must not be the node that the
-/// tensor shows.
+/// The node behind one output of a step: hands the gradient on. A hook on a
+/// tensor is called whenever the tensor's node runs, if need be with no
+/// gradient at all; so a step that runs for another of its outputs must not be
+/// the node that the tensor shows.
 class OutputNode : public torch::autograd::Node {
 public:
   std::string name() const override { return "InvStepOutputBackward"; }
@@ -54,8 +54,8 @@ public:
   }
 };
 
-/// Makes `t` the next output of `node`, by way of an OutputNode if it is `shown`
-/// to whoever holds the model's results and the step has others.
+/// Makes `t` the next output of `node`, by way of an OutputNode if it is
+/// `shown` to whoever holds the model's results and the step has others.
 void attachOutput(const std::shared_ptr<StepNode>& node, const at::Tensor& t,
                   bool shown);
 

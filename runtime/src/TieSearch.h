@@ -11,7 +11,6 @@ namespace inv {
 
 /// Follows what depends on argument `i` of a method (without self) through its
 /// graph, inlined, and notes the choices and kinks that it reaches.
-void searchTies(const torch::jit::Graph& graph, size_t i,
-                ArgumentFacts& facts);
+void searchTies(const torch::jit::Graph& graph, size_t i, ArgumentFacts& facts);
 
 } // namespace inv

@@ -283,6 +283,24 @@ def test_h30_frozen_weights(pair):
     near(results[1], results[0])
 
 
+def test_h23_disjoint_backward_calls(tmp_path):
+    models = both(Chain(lambda: Network(WIDTH), 2), tmp_path, steps=4)
+    base = [torch.randn(5, WIDTH) for _ in range(2)]
+    results = []
+    for model in models:
+        x = [t.clone().requires_grad_() for t in base]
+        m = model(*x)
+        y = model(*m)
+        # The upper half first, then the lower with what arrived at m[1].
+        upper, = torch.autograd.grad(square(y[0]), m[1], retain_graph=True)
+        results.append([
+            upper,
+            *torch.autograd.grad(m[1], x, upper, retain_graph=True),
+            *torch.autograd.grad(m[0].exp().sum(), x, retain_graph=True),
+            *torch.autograd.grad(y[1].sum(), x)])
+    near(results[1], results[0])
+
+
 @pytest.mark.parametrize("before", ["invert", "recompute", "store"])
 @pytest.mark.parametrize("after", ["invert", "recompute", "store"])
 def test_h32_modes(pair, before, after):

@@ -258,8 +258,19 @@ def test_another_number_of_threads_in_backward(pair):
 @pytest.fixture(scope="module")
 def faults():
     torch.ops.load_library(str(LIBRARIES / "libinv_test_faults.so"))
+    torch.ops.inv_faults.allocated()  # first what counts, then what fails
+    torch.ops.inv_faults.failed()
     yield torch.ops.inv_faults
     torch.ops.inv_faults.failed()
+
+
+def test_h22_bytes_are_the_same_after_a_thousand_iterations(pair, faults):
+    for _ in range(3):  # what is made once
+        gradients(pair[1], data())
+    before = faults.allocated()
+    for _ in range(1000):
+        gradients(pair[1], data())
+    assert faults.allocated() == before
 
 
 def test_h20_memory_runs_out_at_every_allocation(tmp_path, faults):

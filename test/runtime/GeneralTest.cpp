@@ -89,8 +89,8 @@ TEST_F(General, OnlyTheSideOutputInTheLoss) {
 TEST_F(General, AHookIsNotCalledWhereTheLossDoesNotReachItsTensor) {
   // The step runs for its other output.
   auto step = makeStep(affineSpec());
-  const Tensors in = leaves(
-      {random({5, 4}), random({5, 4}), random({4, 4}), random({4, 4})});
+  const Tensors in =
+      leaves({random({5, 4}), random({5, 4}), random({4, 4}), random({4, 4})});
   const Tensors out = coupling(step, {in[0]}, {in[1]}, {in[2], in[3]});
   int y = 0, side = 0;
   out[0].register_hook([&](const at::Tensor&) { y++; });

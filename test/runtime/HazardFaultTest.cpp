@@ -95,9 +95,8 @@ def conditioner(self, z: Tensor, w: Tensor, b: Tensor):
   inputs[1].select(1, 1).zero_();
   for (const Conditioner& c : {tanhNet(4), relu, dropout, sort}) {
     Net net = makeNet(4, c);
-    EXPECT_GT(failEverywhere(
-                  [&] { return run(net, false, inputs, bothSides); },
-                  run(net, true, inputs, bothSides), 1e-12),
+    EXPECT_GT(failEverywhere([&] { return run(net, false, inputs, bothSides); },
+                             run(net, true, inputs, bothSides), 1e-12),
               50);
   }
 }

@@ -416,6 +416,28 @@ TEST_P(HazardGraph, H32_ModesFlip) {
       });
 }
 
+TEST_P(HazardGraph, H33_InsideACheckpoint) {
+  // The whole chain runs again, its backward inside of the other one; twice, so
+  // that the second gets its gradients from the first.
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    const Tensors parameters = net.parameters();
+    const TensorsToTensors body = [&](const Tensors& in) {
+      return plain ? net.plain(in[0], in[1]) : net(in[0], in[1]);
+    };
+    const Tensors y = checkpointed(body, checkpointed(body, x));
+    bothSides(x, y).backward();
+    Tensors result = {y[0].detach(), y[1].detach()};
+    for (const Tensors& list : {x, parameters})
+      for (const at::Tensor& t : list) {
+        result.push_back(t.grad());
+        at::Tensor(t).mutable_grad() = at::Tensor();
+      }
+    return result;
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
+}
+
 INSTANTIATE_TEST_SUITE_P(Doors, HazardGraph, bothDoors(), doorName);
 
 } // namespace

@@ -1,5 +1,5 @@
-// Hazards of life times: bytes at every moment of a backward, what survives, how
-// deep the stack gets.
+// Hazards of life times: bytes at every moment of a backward, what survives,
+// how deep the stack gets.
 #include "HazardTest.h"
 
 #include "inv/Abi.h"
@@ -58,8 +58,8 @@ std::vector<int64_t> bytesOfBackward(Net& net, bool plain, bool retain) {
     }));
   at::Tensor loss;
   {
-    const Tensors y = plain ? net.plain(wanted[0], wanted[1])
-                            : net(wanted[0], wanted[1]);
+    const Tensors y =
+        plain ? net.plain(wanted[0], wanted[1]) : net(wanted[0], wanted[1]);
     loss = y[0].sum() + y[1].sum(); // saves nothing
   }
   loss.backward({}, retain);
@@ -91,8 +91,8 @@ TEST_P(HazardLife, H22_BytesAtEveryStepOfABackward) {
   ASSERT_EQ(freed.size(), size_t(kSteps));
   EXPECT_EQ(falls(freed), all(0));
   EXPECT_EQ(freed[3], 4 * kState + kLoss);
-  // With retain_graph the two at the end stay, and each rebuilt one goes when it
-  // goes without.
+  // With retain_graph the two at the end stay, and each rebuilt one goes when
+  // it goes without.
   const auto retained = bytesOfBackward(net, false, true);
   EXPECT_EQ(falls(retained), all(0));
   EXPECT_EQ(retained[3], 6 * kState + kLoss);
@@ -142,8 +142,9 @@ TEST_P(HazardLife, H22_NothingSurvivesItsLastUser) {
       // Of the model nothing is needed but its outputs.
       net = makeNet(1, tanhNet(4));
       ASSERT_FALSE(node.expired());
-      if (!backward) // the steps still can
+      if (!backward) { // the steps still can
         EXPECT_TRUE(gradOf({bothSides(x, y)}, x, true)[0].defined());
+      }
     }
     EXPECT_TRUE(node.expired());
     EXPECT_TRUE(code.expired());
@@ -206,7 +207,8 @@ TEST_P(HazardLife, H24_SavedAgain) {
 
 // ----------------------------------------------------------------------- stack
 
-/// A stack that is filled with a pattern, below it a page that nobody may touch.
+/// A stack that is filled with a pattern, below it a page that nobody may
+/// touch.
 class Stack {
 public:
   explicit Stack(size_t bytes) : bytes_(bytes) {
@@ -242,8 +244,8 @@ public:
   /// Bytes from the deepest that was written.
   size_t used() {
     return static_cast<size_t>(end() - std::find_if(begin(), end(), [](char c) {
-      return c != kPattern;
-    }));
+                                 return c != kPattern;
+                               }));
   }
 
 private:
@@ -262,9 +264,8 @@ TEST_P(HazardLife, H28_TwoThousandStepsWith64KiBOfStackToSpare) {
 #endif
   const auto training = [&](int64_t steps) {
     auto net = std::make_shared<Net>(
-        makeNet(steps, expression("torch.tanh(z) * 1e-3", [](auto& z) {
-                  return at::tanh(z) * 1e-3;
-                })));
+        makeNet(steps, expression("torch.tanh(z) * 1e-3",
+                                  [](auto& z) { return at::tanh(z) * 1e-3; })));
     return [this, net] { // forward, backward, the graph's end
       EXPECT_LE(distance(run(*net, false, inputs, bothSides),
                          run(*net, true, inputs, bothSides)),

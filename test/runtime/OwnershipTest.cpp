@@ -1,6 +1,6 @@
 // Tensors that are several things at once: captures that are states, or made of
-// them, or views; arguments twice; what the code of a step may reach besides its
-// arguments.
+// them, or views; arguments twice; what the code of a step may reach besides
+// its arguments.
 #include "Steps.h"
 
 #include "inv/Abi.h"
@@ -73,8 +73,7 @@ TEST_F(Ownership, SuchACaptureKeepsNothingAlive) {
   // Through the capture's history, the state's record must not own itself.
   const auto step = product();
   const auto make = [&] {
-    const Tensors in =
-        leaves({random({5, 4}), random({5, 4}), random({4})});
+    const Tensors in = leaves({random({5, 4}), random({5, 4}), random({4})});
     return gated(in, [&](auto& x, auto& z, auto& w) {
       return coupling(step, {x}, {z}, {w});
     });
@@ -91,8 +90,8 @@ TEST_F(Ownership, SuchACaptureKeepsNothingAlive) {
 TEST_F(Ownership, TheStateItselfIsACapture) {
   const auto step = product();
   const auto chain = [](const Tensors& in, const One& one) {
-    Tensors s = one(in[0], in[1], in[1]);     // z is the capture,
-    Tensors t = one(s[1], s[0], s[0]);        // a state that is rebuilt,
+    Tensors s = one(in[0], in[1], in[1]);      // z is the capture,
+    Tensors t = one(s[1], s[0], s[0]);         // a state that is rebuilt,
     return one(t[1], t[0], t[1].select(0, 0)); // and a view of x
   };
   compare(
@@ -146,7 +145,7 @@ TEST_F(Ownership, OneTensorInSeveralPlaces) {
   const auto step = makeStep(spec);
   const auto chain = [](const Tensors& in, const auto& one) {
     const at::Tensor a = in[0] * 1, b = in[1] * 1;
-    const Tensors y = one(a, a, b, b); // x twice, z twice
+    const Tensors y = one(a, a, b, b);             // x twice, z twice
     const Tensors z = one(y[0], y[1], y[0], y[2]); // x and z at once
     return Tensors{z[0], z[1], z[2], z[3], a * 3, y[3]};
   };
@@ -181,13 +180,15 @@ TEST_F(Ownership, AFunctionThatReturnsItsInput) {
   compare(
       [&](const Tensors& in) {
         return chain(
-            in, [&](const at::Tensor& x) { return bijection(same, {x}, {})[0]; },
+            in,
+            [&](const at::Tensor& x) { return bijection(same, {x}, {})[0]; },
             [&](auto& x, auto& z, auto& w) {
               return coupling(step, {x}, {z}, {w});
             });
       },
       [&](const Tensors& in) {
-        return chain(in, [](const at::Tensor& x) { return x; }, &plainProduct);
+        return chain(
+            in, [](const at::Tensor& x) { return x; }, &plainProduct);
       },
       {random({5, 4}), random({5, 4}), random({4})}, 1e-12);
 }
@@ -249,7 +250,8 @@ def conditioner(self, z: Tensor):
 )";
   const auto step = makeStep(spec, {{"inner", makeStep(inner)}});
   const at::Tensor z = (random({50}) / 10).requires_grad_();
-  const at::Tensor y = coupling(step, {at::zeros({50}, at::kDouble)}, {z}, {})[0];
+  const at::Tensor y =
+      coupling(step, {at::zeros({50}, at::kDouble)}, {z}, {})[0];
   EXPECT_GT(stats().kept, 0);
   // Each element is tanh(k z) with the masks' k, and so is its gradient's.
   const at::Tensor g = torch::autograd::grad({y.sum()}, {z})[0];
@@ -290,8 +292,7 @@ TEST_F(Ownership, SwitchesOfTheForwardHoldInItsReplay) {
   context.setUserEnabledMkldnn(before);
   const at::Tensor g = torch::autograd::grad({y.sum()}, {x[1]})[0];
   EXPECT_EQ(context.userEnabledMkldnn(), before);
-  EXPECT_LE(
-      distance(g, (k * (1 - at::tanh(x[1] * k).pow(2))).detach()), 1e-13);
+  EXPECT_LE(distance(g, (k * (1 - at::tanh(x[1] * k).pow(2))).detach()), 1e-13);
 }
 
 TEST_F(Ownership, SparseGradientsOfStates) {

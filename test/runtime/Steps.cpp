@@ -6,6 +6,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/jit/api/object.h>
 #include <torch/csrc/jit/frontend/resolver.h>
 #include <torch/csrc/jit/frontend/sugared_value.h>
@@ -18,8 +19,8 @@ namespace inv::test {
 
 namespace {
 
-/// Besides what TorchScript knows, `invtest` is the operators below, `inv` those of
-/// the library, and `fork` is torch.jit.fork.
+/// Besides what TorchScript knows, `invtest` is the operators below, `inv`
+/// those of the library, and `fork` is torch.jit.fork.
 struct TestResolver final : torch::jit::NativeResolver {
   std::shared_ptr<torch::jit::SugaredValue>
   resolveValue(const std::string& name, torch::jit::GraphFunction& function,
@@ -109,6 +110,49 @@ Tensors checkpoint(const torch::jit::Module& step, const Tensors& z,
   return callOp(abi::kCheckpoint,
                 {step._ivalue(), z, captures, std::move(extras)})
       .toTensorVector();
+}
+
+namespace {
+
+namespace ag = torch::autograd;
+
+struct Checkpointed : ag::Function<Checkpointed> {
+  static ag::variable_list forward(ag::AutogradContext* context,
+                                   at::TensorList inputs,
+                                   TensorsToTensors body) {
+    context->save_for_backward(inputs.vec());
+    at::NoGradGuard noGrad;
+    Tensors outputs;
+    for (const at::Tensor& t : body(inputs.vec()))
+      outputs.push_back(t.detach());
+    context->saved_data["body"] =
+        c10::IValue::make_capsule(c10::make_intrusive<Holder>(std::move(body)));
+    return outputs;
+  }
+
+  static ag::variable_list backward(ag::AutogradContext* context,
+                                    ag::variable_list grads) {
+    const Tensors inputs = leaves(context->get_saved_variables());
+    const auto holder = c10::static_intrusive_pointer_cast<Holder>(
+        context->saved_data["body"].toCapsule());
+    at::AutoGradMode grad(true);
+    ag::backward(holder->body(inputs), grads);
+    Tensors result = gradsOf(inputs);
+    result.emplace_back(); // of the body
+    return result;
+  }
+
+private:
+  struct Holder : torch::CustomClassHolder {
+    explicit Holder(TensorsToTensors b) : body(std::move(b)) {}
+    TensorsToTensors body;
+  };
+};
+
+} // namespace
+
+Tensors checkpointed(TensorsToTensors body, const Tensors& inputs) {
+  return Checkpointed::apply(at::TensorList(inputs), std::move(body));
 }
 
 double distance(const at::Tensor& a, const at::Tensor& b) {

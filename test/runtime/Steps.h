@@ -26,11 +26,10 @@ struct StepSpec {
 };
 
 /// A step of a class of its own, with further steps and parameters in it.
-torch::jit::Module
-makeStep(const StepSpec& spec,
-         const std::vector<std::pair<std::string, torch::jit::Module>>& inner =
-             {},
-         const std::vector<std::pair<std::string, at::Tensor>>& parameters = {});
+torch::jit::Module makeStep(
+    const StepSpec& spec,
+    const std::vector<std::pair<std::string, torch::jit::Module>>& inner = {},
+    const std::vector<std::pair<std::string, at::Tensor>>& parameters = {});
 
 /// y = xScale * x + auxScale * tanh(linear(z, w, b)) (twice linear, so that it
 /// saves something).
@@ -47,6 +46,11 @@ Tensors checkpoint(const torch::jit::Module& step, const Tensors& z,
                    const Tensors& captures, c10::IValue extras = {});
 /// Any operator by its name.
 c10::IValue callOp(const char* name, std::vector<c10::IValue> arguments);
+
+/// As torch.utils.checkpoint, the reentrant one: `body` runs without grad mode,
+/// and again in backward. Gradients of others than `inputs` are accumulated.
+using TensorsToTensors = std::function<Tensors(const Tensors&)>;
+Tensors checkpointed(TensorsToTensors body, const Tensors& inputs);
 
 /// max |a - b| / max |b|.
 double distance(const at::Tensor& a, const at::Tensor& b);
@@ -83,9 +87,10 @@ struct Chain {
 //   invtest::fail_after(Tensor t, int n) -> Tensor   throws "planted" in the
 //                                            calls after the n-th
 //   invtest::draw_once(Tensor t) -> Tensor   draws a number in its first call
-//   invtest::by_switch(Tensor t) -> Tensor   2 t if oneDNN is switched on, else 3 t
-// These are trusted (inv/Runtime.h); invtest::unknown and invtest::trusted, both
-// 2 t, are not.
+//   invtest::by_switch(Tensor t) -> Tensor   2 t if oneDNN is switched on, else
+//   3 t
+// These are trusted (inv/Runtime.h); invtest::unknown and invtest::trusted,
+// both 2 t, are not.
 struct TestOps {
   static std::vector<std::vector<int64_t>>& strides();
   static void reset();

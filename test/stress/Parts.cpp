@@ -74,7 +74,8 @@ const std::vector<Network>& networks() {
        [](auto& z, auto& p) {
          return at::linear(at::maximum(z, at::flip(z, {1})), p[0], p[1]);
        }},
-      {"layer norm", "torch.linear(torch.layer_norm(z, [4], None, None, 0.1), w, b)",
+      {"layer norm",
+       "torch.linear(torch.layer_norm(z, [4], None, None, 0.1), w, b)",
        [](auto& z, auto& p) {
          return at::linear(at::layer_norm(z, {4}, {}, {}, 0.1), p[0], p[1]);
        }},
@@ -159,8 +160,8 @@ def growth(self, y: Tensor, s: Tensor, t: Tensor):
     return torch.amax(torch.reciprocal(s))
 )";
   Part part{"affine", stepOf(spec), parametersOf(random, dtype), {}};
-  part.run = [step = part.step, p = part.captures](
-                 const States& s, bool plain, Tensors& sides) -> States {
+  part.run = [step = part.step, p = part.captures](const States& s, bool plain,
+                                                   Tensors& sides) -> States {
     if (plain) {
       const at::Tensor l = at::tanh(at::linear(s.b, p[0], p[1])) * 0.5;
       sides.push_back(l.sum(1));
@@ -253,8 +254,8 @@ Part recompute(Random& random, at::ScalarType dtype, const Allowed&) {
   spec.code = "def conditioner(self, z: Tensor, w: Tensor, b: Tensor):\n"
               "    return torch.tanh(torch.linear(z, w, b)).sum(1)\n";
   Part part{"recompute", stepOf(spec), parametersOf(random, dtype), {}};
-  part.run = [step = part.step, p = part.captures](
-                 const States& s, bool plain, Tensors& sides) -> States {
+  part.run = [step = part.step, p = part.captures](const States& s, bool plain,
+                                                   Tensors& sides) -> States {
     if (plain) {
       sides.push_back(at::tanh(at::linear(s.a, p[0], p[1])).sum(1));
       return s;
@@ -276,12 +277,11 @@ Part nested(Random& random, at::ScalarType dtype, const Allowed&) {
       "def conditioner(self, z: Tensor, w: Tensor):\n"
       "    return torch.tanh(torch.linear(torch.relu(z), w))\n";
   Part part{"nested", stepOf(spec, inner), parametersOf(random, dtype), {}};
-  part.run = [step = part.step, p = part.captures](
-                 const States& s, bool plain, Tensors&) -> States {
+  part.run = [step = part.step, p = part.captures](const States& s, bool plain,
+                                                   Tensors&) -> States {
     if (plain) {
       const at::Tensor h = at::tanh(at::linear(s.b, p[0], p[1]));
-      return {s.b,
-              s.a + (h + at::tanh(at::linear(at::relu(s.b), p[0])))};
+      return {s.b, s.a + (h + at::tanh(at::linear(at::relu(s.b), p[0])))};
     }
     const Tensors out = coupling(step, {s.a}, {s.b}, p);
     return {out[1], out[0]};
@@ -293,8 +293,8 @@ Part nested(Random& random, at::ScalarType dtype, const Allowed&) {
 
 Part makePart(Random& random, at::ScalarType dtype, const Allowed& allowed) {
   using Make = Part (*)(Random&, at::ScalarType, const Allowed&);
-  constexpr Make kForms[] = {&sum,    &sum,           &sum,       &sum,
-                             &gated,  &affine,        &affine,    &normed,
+  constexpr Make kForms[] = {&sum,    &sum,           &sum,      &sum,
+                             &gated,  &affine,        &affine,   &normed,
                              &nested, &bijectionPart, &recompute};
   return kForms[random.pick(std::size(kForms))](random, dtype, allowed);
 }

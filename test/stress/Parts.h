@@ -45,8 +45,8 @@ struct Allowed {
 };
 
 /// One of the forms: sums with all sorts of conditioners, affine couplings,
-/// bijections, recompute steps, steps inside of steps. Each class of step is made
-/// once in a process.
+/// bijections, recompute steps, steps inside of steps. Each class of step is
+/// made once in a process.
 Part makePart(Random& random, at::ScalarType dtype, const Allowed& allowed);
 
 } // namespace inv::test

@@ -2,49 +2,48 @@
 
 #include "inv/Abi.h"
 
-#include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/saved_variable_hooks.h>
+
+#include <mutex>
 
 namespace inv::test {
 namespace {
 
 namespace ag = torch::autograd;
 
-/// The identity, by a run of its own of what it is given, in forward and again
-/// in backward: as torch.utils.checkpoint around a part of a model.
-struct Rerun : ag::Function<Rerun> {
-  using Body = std::function<States(const States&)>;
-  static ag::variable_list forward(ag::AutogradContext* context,
-                                   const at::Tensor& a, const at::Tensor& b,
-                                   Body body) {
-    context->save_for_backward({a, b});
-    at::NoGradGuard noGrad;
-    const States out = body({a, b});
-    context->saved_data["body"] = c10::IValue::make_capsule(
-        c10::make_intrusive<Holder>(std::move(body)));
-    return {out.a.detach(), out.b.detach()};
-  }
-  static ag::variable_list backward(ag::AutogradContext* context,
-                                    ag::variable_list grads) {
-    const auto saved = context->get_saved_variables();
-    const auto body =
-        c10::static_intrusive_pointer_cast<Holder>(
-            context->saved_data["body"].toCapsule())
-            ->body;
-    at::AutoGradMode grad(true);
-    const States in = {saved[0].detach().requires_grad_(),
-                       saved[1].detach().requires_grad_()};
-    const States out = body(in);
-    ag::backward({out.a, out.b}, grads); // reentrant, and accumulates
-    return {in.a.grad(), in.b.grad(), at::Tensor()};
+/// While a guard says so, nodes that this thread makes save copies. (PyTorch
+/// has hooks for that, which only Python can set.)
+class CopyingEngine final : public ag::Engine {
+public:
+  class Guard {
+  public:
+    explicit Guard(bool copies) {
+      static std::once_flag once;
+      std::call_once(once, [] {
+        static auto* engine = new CopyingEngine; // its threads never end
+        ag::set_default_engine_stub([]() -> ag::Engine& { return *engine; });
+      });
+      copies_ = copies;
+    }
+    ~Guard() { copies_ = false; }
+    Guard(const Guard&) = delete;
+    Guard& operator=(const Guard&) = delete;
+  };
+
+  std::unique_ptr<ag::SavedVariableHooks>
+  get_default_saved_variable_hooks() override {
+    struct Copy final : ag::SavedVariableHooks {
+      void call_pack_hook(const at::Tensor& t) override { copy = t.clone(); }
+      at::Tensor call_unpack_hook() override { return copy; }
+      at::Tensor copy;
+    };
+    return copies_ ? std::make_unique<Copy>() : nullptr;
   }
 
 private:
-  struct Holder : torch::CustomClassHolder {
-    explicit Holder(Body b) : body(std::move(b)) {}
-    Body body;
-  };
+  static inline thread_local bool copies_ = false;
 };
 
 } // namespace
@@ -100,7 +99,10 @@ at::Tensor Program::laidOut(const at::Tensor& t) {
   }
 }
 
-Tensors Program::run(bool plain) {
+Tensors Program::run(Way way) {
+  const bool plain = way != Way::Steps;
+  retainsAll_ = way == Way::PlainWithCopies;
+  const CopyingEngine::Guard copies(way == Way::PlainWithCopies);
   if (allowed_.dropout)
     at::manual_seed(maskSeed_);
   Tensors seen, sides;
@@ -134,12 +136,13 @@ States Program::forward(bool plain, Tensors& seen, Tensors& sides) {
     const at::Tensor before = states.b;
     if (random_.chance(10) && part.captures.size() < 3) {
       notes_.push_back("(run again)");
-      const auto outputs = Rerun::apply(
-          states.a, states.b,
-          Rerun::Body([&part, plain](const States& s) {
+      const Tensors outputs = checkpointed(
+          [&part, plain](const Tensors& in) -> Tensors {
             Tensors dropped;
-            return part.run(s, plain, dropped);
-          }));
+            const States out = part.run({in[0], in[1]}, plain, dropped);
+            return {out.a, out.b};
+          },
+          {states.a, states.b});
       states = {outputs[0], outputs[1]};
     } else {
       states = part.run(states, plain, sides);
@@ -212,8 +215,8 @@ Tensors Program::backward(const Tensors& seen, const Tensors& sides) {
   Tensors result;
   const auto ask = [&](const at::Tensor& loss, const Tensors& of, bool retain,
                        bool create = false) {
-    const Tensors g = ag::grad({loss}, of, {}, retain, create,
-                               /*allow_unused=*/true);
+    Tensors g = ag::grad({loss}, of, {}, retain || retainsAll_, create,
+                         /*allow_unused=*/true);
     result.insert(result.end(), g.begin(), g.end());
     return g;
   };

@@ -6,6 +6,14 @@
 
 namespace inv::test {
 
+enum class Way {
+  Steps,
+  Plain, ///< plain autograd
+  /// Plain autograd that refuses nothing: it saves copies, which no change in
+  /// place reaches, and keeps every graph.
+  PlainWithCopies,
+};
+
 class Program {
 public:
   /// Equal seeds make equal programs.
@@ -13,7 +21,7 @@ public:
 
   /// Output values, then the gradients that were asked for, in order, then the
   /// buffers. Throws what autograd throws.
-  Tensors run(bool plain);
+  Tensors run(Way way);
 
   /// How far a gradient may be off, relative to its largest element.
   double bound() const;
@@ -37,8 +45,7 @@ private:
   Allowed allowed_;
   at::ScalarType dtype_;
   uint64_t maskSeed_;
-  double autocast_ = 0;
-  bool changes_ = false, releases_ = false;
+  bool retainsAll_ = false, changes_ = false, releases_ = false;
   std::vector<Part> parts_;
   Tensors x_;
   std::vector<std::string> notes_;

@@ -30,12 +30,12 @@ inline constexpr const char* kNeedsPrefix = "inv::needs_libinv_runtime_abi_";
 //   z...     the states that the step only read, passed through, so that each
 //            state of a chain has a step behind it
 //
-// The passed-through z are new tensors on the same memory. Later steps take them,
-// and not z itself; a gradient that is asked of one of them is that of its later
-// uses, without what this step does with it. The gradient of all uses is that of
-// the tensor z that the step was given, which is what inv-opt hands to the
-// caller of a rewritten model. Whoever calls an operator by hand must do the
-// same, and must change neither of the two in place.
+// The passed-through z are new tensors on the same memory. Later steps take
+// them, and not z itself; a gradient that is asked of one of them is that of
+// its later uses, without what this step does with it. The gradient of all uses
+// is that of the tensor z that the step was given, which is what inv-opt hands
+// to the caller of a rewritten model. Whoever calls an operator by hand must do
+// the same, and must change neither of the two in place.
 //
 /// coupling(Any step, Tensor[] x, Tensor[] z, Tensor[] captures, Any extras)
 ///     -> Tensor[]
@@ -123,8 +123,8 @@ inline constexpr const char* kConstantGrowth = "constant_growth";
 /// dividing by the constant s enlarges them `factor` times. The error of y is
 /// divided by s, and so is what the error of z, which was divided on its way,
 /// does to f. By how much f enlarges that nobody knows; where s < 1 lets the
-/// states shrink, layer norms make it a lot. So a factor above 1 counts twice: a
-/// guess that was measured (docs/hazards.md, row 27), no bound.
+/// states shrink, layer norms make it a lot. So a factor above 1 counts twice:
+/// a guess that was measured (docs/hazards.md, row 27), no bound.
 inline constexpr int kScaleCounts = 2;
 constexpr double growthOfScale(double factor) {
   double growth = factor;

@@ -31,11 +31,12 @@ INV_API Stats stats();
 /// Sets the counters of events to 0. Does not touch the counts of live objects.
 INV_API void resetStats();
 
-/// Says of an operator of somebody else's library ("mylib::fused_norm") that its
-/// result and its derivatives change little where its tensors change little. By
-/// default a step whose code calls one keeps the states that it reads: it might
-/// choose by their last bits, as a sort or a rounding does. To be called before
-/// the first model that uses it runs. Also the operator inv::trust_operator.
+/// Says of an operator of somebody else's library ("mylib::fused_norm") that
+/// its result and its derivatives change little where its tensors change
+/// little. By default a step whose code calls one keeps the states that it
+/// reads: it might choose by their last bits, as a sort or a rounding does. To
+/// be called before the first model that uses it runs. Also the operator
+/// inv::trust_operator.
 INV_API void trustOperator(const std::string& name);
 
 /// The newest version of the contract in inv/Abi.h that this library serves
