@@ -1,6 +1,7 @@
 #include "passes/transforms/StepDraft.h"
 
 #include "passes/rules/Match.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/support/Symbols.h"
 
 #include <algorithm>
@@ -448,6 +449,15 @@ bool Drafter::fill(StepDraft& step) {
             {d.node, Reason::Untraceable, nameOf(flow_.value(x).value)});
         return false;
       }
+  // Tensors are handed in one by one, or no gradient would reach them: none in
+  // a list, none that may be None.
+  for (ValueId v : step.extras)
+    if (mayHoldTensor(flow_.value(v).value->type())) {
+      refusals_.push_back(
+          {step.owned.back(), Reason::Untraceable,
+           nameOf(flow_.value(v).value) + " is no tensor, but may hold one"});
+      return false;
+    }
   // A number that the function reads must come from outside.
   for (ValueId v : step.aux)
     if (!isTensor(flow_.value(v))) {

@@ -3,7 +3,7 @@ built in place, branches on attributes, loops over groups. The rewritten model
 does in every call what the original does, or says why it cannot."""
 
 import subprocess
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import pytest
 import torch
@@ -113,6 +113,22 @@ class Caller(nn.Module):
         return torch.cat(made + seen[:1], dim=1), made
 
 
+class Biased(nn.Module):
+    """F takes an optional argument; G does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(6))
+        self.g = Net()
+
+    def forward(self, x, bias: Optional[torch.Tensor] = None):
+        x1, x2 = torch.sin(x), torch.cos(x)
+        f = torch.sigmoid(nn.functional.linear(x2, self.weight, bias))
+        y1 = x1 + f
+        y2 = x2 + self.g(y1)
+        return torch.sin(y1), torch.sin(y2)
+
+
 @pytest.fixture
 def rewritten(tmp_path):
     def make(net, steps):
@@ -198,3 +214,14 @@ def test_the_callers_list_grows_as_before(rewritten):
     original, ours = rewritten(Caller(), steps=1)
     assert_same(original, ours, batch(), [batch()])
     assert_same(original, ours, batch(), [])
+
+
+def test_an_optional_argument(rewritten):
+    original, ours = rewritten(Biased(), steps=1)
+    assert_same(original, ours, batch())
+    bias = torch.full((6,), 0.3, dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for net in (original, ours):
+        y1, y2 = net(batch(), bias)
+        gradients += torch.autograd.grad((y1 * y2).sum(), bias)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
