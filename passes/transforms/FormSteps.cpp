@@ -222,18 +222,23 @@ struct Obstacle {
 std::optional<Obstacle> findObstacle(Graph& graph) {
   static const Symbol grad = Symbol::fromQualString("aten::grad");
   static const Symbol backward = Symbol::fromQualString("aten::backward");
+  static const Symbol gradMode =
+      Symbol::fromQualString("aten::set_grad_enabled");
+  static const Symbol seed = Symbol::fromQualString("aten::manual_seed");
   for (Node* n : allNodes(graph.block())) {
     // What it returns would follow from rebuilt values, and differ from the
     // original's by rounding.
     if (n->kind() == grad || n->kind() == backward)
       return Obstacle{n, "the method asks for gradients itself, and its result "
                          "would change by rounding: nothing is rewritten"};
-    // The nodes between it and its prim::Exit compute in another mode, such as
-    // no_grad's, and must not be brought out of there, nor others into it.
-    if (n->kind() == prim::Enter)
-      return Obstacle{n, "the method has a 'with' block, as that of "
-                         "torch.no_grad(), which nothing may be moved out of: "
-                         "nothing is rewritten"};
+    // Nodes compute in the mode, or with the numbers, of their place, and must
+    // not be brought to the other side of such a one. (A `with` block's end is
+    // a prim::Exit.)
+    if (n->kind() == prim::Enter || n->kind() == gradMode || n->kind() == seed)
+      return Obstacle{n,
+                      "the method changes a mode for what follows, as a "
+                      "'with' block of torch.no_grad() does, and nothing may "
+                      "be moved across: nothing is rewritten"};
   }
   return std::nullopt;
 }

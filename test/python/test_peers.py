@@ -67,19 +67,26 @@ def test_a_default_device_of_the_forward_alone(pair):
 
 
 class Undecided(nn.Module):
-    def __init__(self, width):
+    def __init__(self, width, block: bool):
         super().__init__()
         self.seen = nn.Linear(width, width)
         self.unseen = nn.Linear(width, width)
+        self.block = block
 
     def forward(self, x):
-        with torch.no_grad():
+        if self.block:
+            with torch.no_grad():
+                h = torch.tanh(self.unseen(x))
+        else:
+            torch.set_grad_enabled(False)
             h = torch.tanh(self.unseen(x))
+            torch.set_grad_enabled(True)
         return torch.tanh(self.seen(x)) * h
 
 
-def test_no_grad_inside_of_a_network(tmp_path):
-    models = both(Model(lambda: Undecided(WIDTH), 2), tmp_path, steps=0)
+@pytest.mark.parametrize("block", [True, False])
+def test_no_grad_inside_of_a_network(tmp_path, block):
+    models = both(Model(lambda: Undecided(WIDTH, block), 2), tmp_path, steps=0)
     same(models, data())
 
 
