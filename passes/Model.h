@@ -13,6 +13,8 @@
 
 namespace inv::opt {
 
+struct Accounting;
+
 /// What one step saves, for the summary and the archive's description; the
 /// pass that makes a step appends one.
 struct StepReport {
@@ -31,6 +33,8 @@ struct Method {
   std::shared_ptr<torch::jit::Graph> graph; ///< first input: self
   bool changed = false;                     ///< some pass changed it
   std::vector<StepReport> steps;            ///< of the steps that were made
+  /// What training keeps, before and after (Options::analyze).
+  std::shared_ptr<const Accounting> accounting;
 };
 
 /// The module under compilation. Steps made by passes are registered on

@@ -54,7 +54,7 @@ for name in table("passes/rules/Rules.def", "RULE", r'\("([^"]+)"'):
 for name in table("passes/support/Reasons.def", "REASON", r'\(\w+,\s*"([^"]+)"'):
     # The reason with its source line, what can be done, what stays.
     need(f"reason {name}", tests / "remarks" / f"{name}.ir",
-         rf"^# CHECK: .*\.py:.*:\d+: missed: .*\[{name}\]$",
+         rf"^# CHECK: .*\.py:.*:\d+: (missed|analysis): .*\[{name}\]$",
          r"^# CHECK-NEXT: try: ", r"^# CHECK(-NOT: inv::|: (prim|aten)::)")
 
 print("\n".join(problems))

@@ -55,10 +55,10 @@ bool isTensor(const Value* v) {
   return v->type()->isSubtypeOf(*c10::TensorType::get());
 }
 
-/// A list or tuple that holds tensors.
+/// A list or tuple that holds tensors, or may (the indices of x[:, i]).
 bool holdsTensors(const Value* v) {
   if (auto list = v->type()->cast<c10::ListType>())
-    return list->getElementType()->isSubtypeOf(*c10::TensorType::get());
+    return list->getElementType()->isSubtypeOf(*c10::OptionalType::ofTensor());
   return v->type()->kind() == c10::TypeKind::TupleType;
 }
 
@@ -106,6 +106,12 @@ void collectFreeValues(const Node* n, std::vector<Value*>& out) {
   }
 }
 
+/// Of their second operand these take the dtype or the sizes alone.
+bool readsFirstOnly(const Node* n) {
+  return n->kind() == aten::type_as || n->kind() == aten::expand_as ||
+         n->kind() == aten::view_as || n->kind() == aten::reshape_as;
+}
+
 int64_t bytesOf(const c10::IValue& v) {
   return v.isTensor() && v.toTensor().defined() ? int64_t(v.toTensor().nbytes())
                                                 : -1;
@@ -120,8 +126,10 @@ Dataflow::Dataflow(
     : graph_(graph), self_(std::move(self)) {
   for (Value* in : graph.inputs())
     addValue(in, -1);
-  for (Node* n : graph.nodes())
+  for (Node* n : graph.nodes()) {
     addNode(n);
+    nodes_.back().position = int32_t(nodes_.size()) - 1;
+  }
   for (ValueInfo& info : values_) {
     if (!sampleValues)
       break;
@@ -135,6 +143,7 @@ Dataflow::Dataflow(
     }
     shapesKnown_ = true;
   }
+  markContexts();
   fillReaders();
   fillSaved();
   markWrites();
@@ -222,39 +231,15 @@ void Dataflow::classify(NodeInfo& info) {
     origin = Origin::Constant;
   if (info.effect == EffectKind::Random)
     origin = Origin::Activation;
-  // Of the second operand these take the dtype or the sizes alone.
-  const bool firstOnly = info.node->kind() == aten::type_as ||
-                         info.node->kind() == aten::expand_as;
+  const bool firstOnly = readsFirstOnly(info.node);
   for (size_t i = 0; i < info.operands.size(); ++i)
     if (values_[info.operands[i]].isActivation() && !(firstOnly && i > 0) &&
         info.node->kind() != prim::GetAttr)
       origin = Origin::Activation;
-  const bool fixed =
-      origin == Origin::Parameter ? isBuffer(info.node)
-      : origin == Origin::Activation
-          ? false
-          : std::all_of(info.operands.begin(), info.operands.end(),
-                        [&](ValueId v) {
-                          return values_[v].origin == Origin::NonTensor ||
-                                 values_[v].fixed ||
-                                 values_[v].isActivation(); // see firstOnly
-                        });
   for (Value* out : info.node->outputs())
-    if (isTensor(out) || holdsTensors(out)) {
+    if (isTensor(out) || holdsTensors(out))
       values_[valueIds_.at(out)].origin = origin;
-      values_[valueIds_.at(out)].fixed = fixed;
-    }
 }
-
-namespace {
-
-/// Operators with two factors: each is kept for the gradient of the other.
-bool isProduct(const Node* n) {
-  return n->kind() == aten::mul || n->kind() == aten::matmul ||
-         n->kind() == aten::mm || n->kind() == aten::bmm;
-}
-
-} // namespace
 
 void Dataflow::findStorages(NodeInfo& info) {
   const Node* n = info.node;
@@ -278,6 +263,31 @@ void Dataflow::findStorages(NodeInfo& info) {
   for (ValueId out : info.results)
     if (isTensor(values_[out].value))
       values_[out].storage = values_[info.operands.front()].storage;
+}
+
+/// What stands in a `with` block runs in its context alone: neither again nor
+/// elsewhere. Under torch.no_grad() nothing asks for gradients.
+void Dataflow::markContexts() {
+  static const Symbol setGrad =
+      Symbol::fromQualString("aten::set_grad_enabled");
+  std::vector<bool> withoutGrad; // of the open contexts
+  bool switched = false;
+  for (NodeInfo& info : nodes_) {
+    if (info.node->kind() == prim::Enter)
+      withoutGrad.push_back(info.node->input(0)->type()->repr_str().find(
+                                "no_grad") != std::string::npos);
+    else if (info.node->kind() == prim::Exit && !withoutGrad.empty())
+      withoutGrad.pop_back();
+    switched |= info.node->kind() == setGrad;
+    if (withoutGrad.empty() && !switched)
+      continue;
+    const bool fixed = info.node->kind() == prim::Constant ||
+                       info.node->kind() == prim::GetAttr || info.glue;
+    if (!fixed)
+      info.effect = EffectKind::Effect;
+    info.withoutGrad = std::find(withoutGrad.begin(), withoutGrad.end(),
+                                 true) != withoutGrad.end();
+  }
 }
 
 void Dataflow::fillReaders() {
@@ -318,51 +328,85 @@ void Dataflow::fillReaders() {
   }
 }
 
+/// Lists: one of their elements does.
+bool Dataflow::asksGradient(const Value* v) const {
+  if (isPack(v->node()))
+    return std::any_of(v->node()->inputs().begin(), v->node()->inputs().end(),
+                       [&](const Value* in) { return asksGradient(in); });
+  auto found = valueIds_.find(v);
+  return found != valueIds_.end() && values_[found->second].asksGradient;
+}
+
+/// As far as its type, or dtype on the samples, goes.
+bool Dataflow::mayAskGradient(const Value* v) const {
+  if (!isTensor(v))
+    return holdsTensors(v);
+  const auto& dtype = values_[valueIds_.at(v)].dtype;
+  return !dtype || c10::isFloatingType(*dtype) || c10::isComplexType(*dtype);
+}
+
+/// Forward over the nodes: which values ask for gradients, and what that makes
+/// each node keep.
 void Dataflow::fillSaved() {
+  for (ValueInfo& v : values_)
+    v.asksGradient =
+        v.graphInput && v.isActivation() && mayAskGradient(v.value);
+  const AsksGradient asks = [this](const Value* v) { return asksGradient(v); };
   for (NodeInfo& info : nodes_) {
-    if (info.glue)
-      continue;
-    info.inAutograd = info.node->kind() != aten::detach;
-    // What makes no tensor has no derivative: a check of a shape, a size.
-    const bool makesTensor =
-        std::any_of(info.results.begin(), info.results.end(), [&](ValueId v) {
-          return isTensor(values_[v].value) || holdsTensors(values_[v].value);
-        });
-    if (!makesTensor)
-      continue;
-    Saved saved = savedBy(info.node);
+    const Saved saved = savedBy(info.node, asks);
     info.savedKnown = saved.known;
-    auto keep = [&](ValueId v) {
-      if (values_[v].isActivation() && isTensor(values_[v].value) &&
-          std::find(info.saved.begin(), info.saved.end(), v) ==
-              info.saved.end())
-        info.saved.push_back(v);
-    };
-    const bool everything = !saved.known || !info.node->blocks().empty();
-    for (Value* v : saved.values) {
-      auto found = valueIds_.find(v);
-      if (found == valueIds_.end())
-        continue;
-      if (isTensor(v))
-        keep(found->second);
-      else if (isPack(v->node()))
-        for (Value* element : v->node()->inputs())
-          if (valueIds_.count(element))
-            keep(valueIds_.at(element));
+    bool asked = false;
+    if (info.withoutGrad && info.node->kind() != prim::GetAttr)
+      asked = false;
+    else if (info.node->kind() == prim::GetAttr)
+      asked = !isBuffer(info.node);
+    else if (info.node->kind() == prim::CallMethod ||
+             !info.node->blocks().empty())
+      asked = true; // may read parameters
+    else if (saved.differentiable)
+      for (size_t i = 0; i < info.operands.size(); ++i)
+        asked |= values_[info.operands[i]].asksGradient &&
+                 !(readsFirstOnly(info.node) && i > 0);
+    bool makesTensor = false;
+    for (Value* out : info.node->outputs()) {
+      ValueInfo& v = values_[valueIds_.at(out)];
+      makesTensor |= isTensor(out) || holdsTensors(out);
+      v.asksGradient = asked && mayAskGradient(out);
+      v.fixed =
+          v.origin != Origin::NonTensor && !v.isActivation() && !v.asksGradient;
     }
-    if (everything)
-      for (ValueId v : info.operands)
-        keep(v);
-    // A product keeps an operand only for the gradient of the other one.
-    const bool product = isProduct(info.node);
-    if ((!product && info.node->kind() != aten::div) ||
-        info.operands.size() < 2)
+    // What makes no tensor has no derivative: a check of a shape, a size.
+    if (info.glue || !asked || !makesTensor)
       continue;
-    const ValueInfo& a = values_[info.operands[0]];
-    const ValueInfo& b = values_[info.operands[1]];
-    if (!isTensor(b.value) || b.fixed || (product && a.fixed))
-      info.saved.clear();
+    keepSaved(info, saved);
   }
+}
+
+void Dataflow::keepSaved(NodeInfo& info, const Saved& saved) {
+  auto keep = [&](ValueId v) {
+    if (values_[v].isActivation() && isTensor(values_[v].value) &&
+        std::find(info.saved.begin(), info.saved.end(), v) == info.saved.end())
+      info.saved.push_back(v);
+  };
+  for (Value* v : saved.values) {
+    auto found = valueIds_.find(v);
+    if (found == valueIds_.end())
+      continue;
+    if (isTensor(v))
+      keep(found->second);
+    else if (isPack(v->node()))
+      for (Value* element : v->node()->inputs())
+        if (valueIds_.count(element))
+          keep(valueIds_.at(element));
+  }
+  if (!saved.known || !info.node->blocks().empty())
+    for (ValueId v : info.operands)
+      keep(v);
+  if (!saved.own)
+    return;
+  info.savedOwn = 1;
+  if (shapesKnown_ && !info.results.empty())
+    info.savedOwn = std::max<int64_t>(values_[info.results[0]].bytes, 0);
 }
 
 void Dataflow::markWrites() {
@@ -402,24 +446,23 @@ NodeId Dataflow::lastReader(ValueId v) const {
   return values_[v].readers.empty() ? -1 : values_[v].readers.back();
 }
 
-bool Dataflow::dependsOn(ValueId v, ValueId from, NodeId around) const {
-  // Nothing computed before `from` can depend on it.
-  const NodeId floor = values_[from].def;
-  std::vector<ValueId> work{v};
-  std::unordered_set<ValueId> seen{v};
-  while (!work.empty()) {
-    const ValueId at = work.back();
-    work.pop_back();
-    if (at == from || canonical(at) == canonical(from))
-      return true;
-    const NodeId def = values_[at].def;
-    if (def < 0 || def <= floor || def == around)
-      continue;
-    for (ValueId operand : nodes_[def].operands)
-      if (values_[operand].isActivation() && seen.insert(operand).second)
-        work.push_back(operand);
+bool Dataflow::comesFrom(ValueId v, ValueId input) const {
+  auto [at, fresh] = comesFrom_.try_emplace(input);
+  std::vector<bool>& from = at->second;
+  if (fresh) {
+    from.resize(values_.size());
+    from[size_t(input)] = true;
+    for (const NodeInfo& n : nodes_) {
+      const bool any =
+          std::any_of(n.operands.begin(), n.operands.end(), [&](ValueId o) {
+            return values_[o].isActivation() && from[size_t(o)];
+          });
+      if (any)
+        for (ValueId out : n.results)
+          from[size_t(out)] = true;
+    }
   }
-  return false;
+  return from[size_t(v)];
 }
 
 } // namespace inv::opt

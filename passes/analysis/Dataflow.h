@@ -25,6 +25,8 @@ struct Value;
 
 namespace inv::opt {
 
+struct Saved;
+
 /// Index into Dataflow::values / Dataflow::nodes; -1 is none.
 using ValueId = int32_t;
 using NodeId = int32_t;
@@ -40,6 +42,10 @@ enum class Origin {
 struct ValueInfo {
   torch::jit::Value* value = nullptr;
   Origin origin = Origin::NonTensor;
+  /// A gradient of it is asked for: a parameter, or computed from one or from
+  /// an input of the method. (Inputs are taken to ask for gradients, as those
+  /// of an inner part of a model do.)
+  bool asksGradient = false;
   /// Not an activation, and no gradient is asked for: a constant, a buffer, or
   /// computed from such.
   bool fixed = false;
@@ -63,17 +69,22 @@ struct ValueInfo {
 
 struct NodeInfo {
   torch::jit::Node* node = nullptr;
+  int32_t position = 0; ///< in the graph's own order
   EffectKind effect = EffectKind::Pure;
   /// A list or tuple construction or unpacking that operands and results look
   /// through.
   bool glue = false;
+  /// It runs under torch.no_grad().
+  bool withoutGrad = false;
   /// A view: makes no storage of its own, costs nothing to run again.
   bool view = false;
   std::vector<ValueId> operands; ///< tensors and non-tensors, lists expanded
   std::vector<ValueId> results;  ///< tensors and non-tensors, lists expanded
   std::vector<ValueId> saved;    ///< activations that its derivative keeps
-  bool savedKnown = true;        ///< the operator is in the table of saved(op)
-  bool inAutograd = true;        ///< false where no result can need a gradient
+  /// Weight of what it keeps beside: a dropout mask, the indices of a pooling.
+  int64_t savedOwn = 0;
+  bool savedKnown = true; ///< the operator is in the table of saved(op)
+  bool savesAnything() const { return !saved.empty() || savedOwn > 0; }
 };
 
 class Dataflow {
@@ -102,9 +113,8 @@ public:
   bool shapesKnown() const { return shapesKnown_; }
   /// Position of the last reader, or -1.
   NodeId lastReader(ValueId v) const;
-  /// True if `v` is computed from `from` (or is it) on a way that does not lead
-  /// through node `around`.
-  bool dependsOn(ValueId v, ValueId from, NodeId around = -1) const;
+  /// True if `v` is computed from `input`, an input of the graph, or is it.
+  bool comesFrom(ValueId v, ValueId input) const;
 
 private:
   void addValue(torch::jit::Value* v, NodeId def);
@@ -114,8 +124,12 @@ private:
   void classify(NodeInfo& info);
   bool isBuffer(const torch::jit::Node* read) const;
   void findStorages(NodeInfo& info);
+  void markContexts();
   void fillReaders();
   void fillSaved();
+  void keepSaved(NodeInfo& info, const Saved& saved);
+  bool asksGradient(const torch::jit::Value* v) const;
+  bool mayAskGradient(const torch::jit::Value* v) const;
   void markWrites();
 
   torch::jit::Graph& graph_;
@@ -125,6 +139,8 @@ private:
   std::unordered_map<const torch::jit::Value*, ValueId> valueIds_;
   std::unordered_map<const torch::jit::Node*, NodeId> nodeIds_;
   bool shapesKnown_ = false;
+  /// By input: what is computed from it. Filled when it is asked for.
+  mutable std::unordered_map<ValueId, std::vector<bool>> comesFrom_;
 };
 
 /// "%h.3" of a value, for messages.

@@ -121,6 +121,13 @@ EffectKind ofOneNode(const Node* n) {
 
 } // namespace
 
+bool switchesContext(const Node* n) {
+  static const Symbol setGrad =
+      Symbol::fromQualString("aten::set_grad_enabled");
+  return n->kind() == prim::Enter || n->kind() == prim::Exit ||
+         n->kind() == setGrad;
+}
+
 bool writesInput(const Node* n) {
   const FunctionSchema* schema = n->maybeSchema();
   return schema && schema->is_mutable();

@@ -26,6 +26,11 @@ EffectKind effectOf(const torch::jit::Node* n);
 /// statistics of batch_norm and instance_norm.
 std::vector<torch::jit::Value*> scratchInputs(const torch::jit::Node* n);
 
+/// Opens or closes a stretch of nodes that run differently: `with
+/// torch.no_grad():`, autocast, torch.set_grad_enabled. Nothing may move
+/// across.
+bool switchesContext(const torch::jit::Node* n);
+
 /// True for an operator whose schema writes one of its inputs (`add_`).
 bool writesInput(const torch::jit::Node* n);
 

@@ -36,11 +36,17 @@ bool solvesPart(const Derivation& d, size_t i) {
   return !d.elements.empty() && !d.elements.at(i).isWhole();
 }
 
-Invertibility findInvertibility(const RuleContext& context) {
+void ban(const Derivation& d, Bans& bans) {
+  if (d.candidate < 0)
+    bans.insert({d.node, -1});
+  for (ValueId x : d.solved)
+    bans.insert({d.node, x});
+}
+
+Invertibility findInvertibility(const RuleContext& context, Bans bans) {
   // Each round bans what the last one found not to pay. Bans only grow, so it
   // ends; real models need one to three rounds.
   constexpr int kMostRounds = 16;
-  Sweep::Bans bans;
   Invertibility result;
   std::vector<Refusal> refusals, unprofitable;
   for (int round = 0;; ++round) {

@@ -64,6 +64,13 @@ struct Refusal {
   std::string detail;
 };
 
+/// Derivations that are not to be made: of a node, for a solved value (-1: the
+/// recompute derivation).
+using Bans = std::set<std::pair<NodeId, ValueId>>;
+
+/// Adds what keeps the derivation from being made again.
+void ban(const Derivation& d, Bans& bans);
+
 struct Invertibility {
   /// In the order of the inverse program (last node first).
   std::vector<Derivation> derivations;
@@ -76,8 +83,8 @@ struct Invertibility {
   std::vector<ValueId> dropped;
 };
 
-/// Read-only; see the file comment.
-Invertibility findInvertibility(const RuleContext& context);
+/// Read-only; see the file comment. Without the derivations of `bans`.
+Invertibility findInvertibility(const RuleContext& context, Bans bans = {});
 
 /// The result as text: one line per derivation, then what is held and why.
 void print(std::ostream& out, const Invertibility& result,

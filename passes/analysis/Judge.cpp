@@ -44,7 +44,7 @@ public:
   }
 
 private:
-  bool saves(NodeId n) const { return !flow_.node(n).saved.empty(); }
+  bool saves(NodeId n) const { return flow_.node(n).savesAnything(); }
 
   /// Backwards over the inverse program: what does anybody want?
   void findUseful();
@@ -56,7 +56,6 @@ private:
   void findSavers();
   void findKept();
   void weighGroups();
-  void ban(const Derivation& d);
 
   const RuleContext& context_;
   const Dataflow& flow_;
@@ -167,7 +166,7 @@ void Judge::findUseful() {
   std::set<size_t> useful(useful_.begin(), useful_.end());
   for (size_t i = 0; i < all_.size(); ++i)
     if (!useful.count(i) && !all_[i].anchors.empty())
-      ban(all_[i]);
+      ban(all_[i], verdict_.bans);
   std::reverse(useful_.begin(), useful_.end());
   for (size_t i : useful_) {
     if (all_[i].candidate >= 0)
@@ -205,13 +204,6 @@ void Judge::findKept() {
         if (flow_.value(y).isActivation())
           hold(y);
   }
-}
-
-void Judge::ban(const Derivation& d) {
-  if (d.candidate < 0)
-    verdict_.bans.insert({d.node, -1});
-  for (ValueId x : d.solved)
-    verdict_.bans.insert({d.node, x});
 }
 
 void Judge::weighGroups() {
@@ -258,6 +250,17 @@ void Judge::weighGroups() {
     drop[g] += flow_.weight(storage);
   }
   std::sort(verdict_.dropped.begin(), verdict_.dropped.end());
+  for (NodeId n = 0; n < NodeId(flow_.nodes().size()); ++n) {
+    const int64_t own = flow_.node(n).savedOwn;
+    verdict_.keptBefore += own;
+    if (own == 0 || !inStep_.count(n)) {
+      verdict_.keptAfter += own;
+      continue;
+    }
+    const size_t g = groups.find(nodeOwner.at(n));
+    gain[g] += own;
+    drop[g] += own;
+  }
   std::unordered_set<ValueId> charged;
   for (size_t i : useful_)
     for (ValueId anchor : all_[i].anchors) {
@@ -275,7 +278,7 @@ void Judge::weighGroups() {
       verdict_.kept.push_back(all_[i]);
       continue;
     }
-    ban(all_[i]);
+    ban(all_[i], verdict_.bans);
     if (all_[i].cls == RuleClass::Free || all_[i].cls == RuleClass::Scale)
       continue;
     verdict_.refusals.push_back(

@@ -10,7 +10,7 @@ struct Verdict {
   /// Derivations to keep, in order; a subset of the sweep's.
   std::vector<Derivation> kept;
   /// To be banned in the next sweep; empty when the verdict is final.
-  Sweep::Bans bans;
+  Bans bans;
   std::vector<Refusal> refusals;
   std::vector<ValueId> dropped; ///< storages no longer kept, ascending
   int64_t keptBefore = 0, keptAfter = 0;

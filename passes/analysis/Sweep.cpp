@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -193,9 +194,20 @@ void Sweep::process(NodeId n) {
 }
 
 /// Tells the conditions that fail, but where another rule undoes the operand.
+/// Of a layer or an activation only where a chain ends at it: a stem or a head
+/// that cannot be undone surprises nobody.
 void Sweep::refuseUnfit(NodeId n, const std::vector<Candidate>& candidates) {
+  const auto& results = flow_.node(n).results;
+  const bool endsChain =
+      context_.options.forceSteps ||
+      std::any_of(results.begin(), results.end(), [&](ValueId v) {
+        return avail_[flow_.canonical(v)] == Availability::Rebuilt;
+      });
   for (const Candidate& c : candidates) {
     if (!c.refused || !classAllowed(c.cls))
+      continue;
+    if ((c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise) &&
+        !endsChain)
       continue;
     const bool other = std::any_of(
         candidates.begin(), candidates.end(), [&](const Candidate& fits) {
@@ -317,7 +329,7 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   for (ValueId t : choice.slice.terminals)
     if (flow_.value(t).graphInput && !available(t))
       for (ValueId x : c.solved)
-        choice.origins += flow_.dependsOn(x, t);
+        choice.origins += flow_.comesFrom(x, t);
   for (ValueId x : c.solved)
     choice.needed |= !available(x);
   return choice;
@@ -342,7 +354,7 @@ Sweep::Choice Sweep::tryRecompute(NodeId n,
       continue;
     bool saves = false;
     for (NodeId node : s.nodes)
-      saves |= !flow_.node(node).saved.empty();
+      saves |= flow_.node(node).savesAnything();
     bool fromState = false;
     for (ValueId t : s.terminals)
       fromState |= avail_[flow_.canonical(t)] == Availability::Rebuilt;

@@ -6,16 +6,13 @@
 
 #include <set>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 namespace inv::opt {
 
 class Sweep {
 public:
-  /// Derivations whose node is banned for a given solved value (-1: recompute)
-  /// are not formed.
-  using Bans = std::set<std::pair<NodeId, ValueId>>;
-
   Sweep(const RuleContext& context, const Bans& bans);
 
   /// Pass 1: free, sum, scale and annotated rules. Pass 2: solve and pointwise
@@ -80,6 +77,8 @@ private:
   void explain(NodeId n, const Candidate& c, const Slice& failed);
   void explainKept(NodeId n, const Candidate& c);
   bool isSum(NodeId n) const;
+  std::unordered_set<ValueId> reachedFrom(const std::vector<ValueId>& from,
+                                          NodeId n) const;
   bool isParallelUpdate(NodeId n, const Candidate& c) const;
   void explainBreaks();
   /// By how much errors of the node's results may have grown, as far as the

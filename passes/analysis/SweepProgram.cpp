@@ -4,6 +4,8 @@
 #include "passes/analysis/Sweep.h"
 
 #include <algorithm>
+#include <functional>
+#include <queue>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -61,7 +63,8 @@ void Sweep::orderDerivations() {
       if (list.empty() || solvesPart(derivations_[i]))
         list.push_back(i);
     }
-  std::vector<std::set<size_t>> waits(derivations_.size());
+  std::vector<std::vector<size_t>> behind(derivations_.size());
+  std::vector<size_t> waiting(derivations_.size(), 0);
   for (size_t i = 0; i < derivations_.size(); ++i) {
     auto need = [&](ValueId v) {
       auto found = makers.find(flow_.canonical(v));
@@ -70,8 +73,10 @@ void Sweep::orderDerivations() {
           (a != Availability::Rebuilt && !derivations_[i].ofPart))
         return;
       for (size_t maker : found->second)
-        if (maker != i)
-          waits[i].insert(maker);
+        if (maker != i) {
+          behind[maker].push_back(i);
+          ++waiting[i];
+        }
     };
     const Derivation& d = derivations_[i];
     if (d.candidate >= 0)
@@ -80,20 +85,21 @@ void Sweep::orderDerivations() {
     for (ValueId t : d.terminals)
       need(t);
   }
+  // The list's own order as far as it goes: the first one that waits for none.
   std::vector<Derivation> ordered;
   std::vector<bool> placed(derivations_.size(), false);
-  bool moved = true;
-  while (moved) {
-    moved = false;
-    for (size_t i = 0; i < derivations_.size(); ++i) {
-      const bool ready =
-          !placed[i] && std::all_of(waits[i].begin(), waits[i].end(),
-                                    [&](size_t w) { return placed[w]; });
-      if (!ready)
-        continue;
-      placed[i] = moved = true;
-      ordered.push_back(std::move(derivations_[i]));
-    }
+  std::priority_queue<size_t, std::vector<size_t>, std::greater<>> ready;
+  for (size_t i = 0; i < derivations_.size(); ++i)
+    if (waiting[i] == 0)
+      ready.push(i);
+  while (!ready.empty()) {
+    const size_t i = ready.top();
+    ready.pop();
+    placed[i] = true;
+    ordered.push_back(derivations_[i]);
+    for (size_t next : behind[i])
+      if (--waiting[next] == 0)
+        ready.push(next);
   }
   for (size_t i = 0; i < derivations_.size(); ++i)
     if (!placed[i])

@@ -5,7 +5,8 @@
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <algorithm>
-#include <unordered_set>
+#include <functional>
+#include <queue>
 
 namespace inv::opt {
 
@@ -20,15 +21,40 @@ bool Sweep::isSum(NodeId n) const {
       });
 }
 
+/// Values that are computed from `from` on ways around node n, the nearest
+/// ones: as many as are worth looking at for what belongs to one block.
+std::unordered_set<ValueId> Sweep::reachedFrom(const std::vector<ValueId>& from,
+                                               NodeId n) const {
+  std::unordered_set<ValueId> reached;
+  std::priority_queue<NodeId, std::vector<NodeId>, std::greater<>> ahead;
+  std::unordered_set<NodeId> seen{n};
+  auto reach = [&](ValueId v) {
+    reached.insert(v);
+    reached.insert(flow_.canonical(v));
+    for (NodeId reader : flow_.value(v).readers)
+      if (seen.insert(reader).second)
+        ahead.push(reader);
+  };
+  for (ValueId v : from)
+    reach(v);
+  for (int64_t left = context_.options.maxConditioner;
+       left > 0 && !ahead.empty(); --left) {
+    const NodeId node = ahead.top();
+    ahead.pop();
+    for (ValueId v : flow_.node(node).results)
+      if (flow_.value(v).isActivation())
+        reach(v);
+  }
+  return reached;
+}
+
 /// Both halves are updated from the old values: what this conditioner reads is
 /// the state of another sum whose own conditioner reads ours. The search does
 /// not go beyond a half that was updated from ours: that one is no old value.
 bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
+  const std::unordered_set<ValueId> ours = reachedFrom(c.solved, n);
   auto isUpdated = [&](ValueId v) {
-    const NodeId def = flow_.value(v).def;
-    return std::any_of(c.solved.begin(), c.solved.end(),
-                       [&](ValueId x) { return flow_.dependsOn(v, x, n); }) &&
-           isSum(def);
+    return ours.count(v) != 0 && isSum(flow_.value(v).def);
   };
   std::unordered_set<ValueId> seen;
   std::vector<ValueId> work(c.others.begin(), c.others.end());
@@ -45,10 +71,9 @@ bool Sweep::isParallelUpdate(NodeId n, const Candidate& c) const {
         if (other.refused || other.cls != RuleClass::Sum ||
             flow_.canonical(other.solved[0]) != flow_.canonical(v))
           continue;
-        for (ValueId x : c.solved)
-          for (ValueId o : other.others)
-            if (flow_.dependsOn(o, x, n))
-              return true;
+        for (ValueId o : other.others)
+          if (ours.count(o))
+            return true;
       }
     }
     if (flow_.value(v).def < 0 || isUpdated(v))
@@ -86,9 +111,10 @@ void Sweep::explain(NodeId n, const Candidate& c, const Slice& failed) {
       const NodeId def = flow_.value(v).def;
       const NodeId xDef = flow_.value(c.solved[0]).def;
       // Beyond the state's own producer nothing belongs to the block.
-      if (def < 0 || def <= xDef) {
+      if (def < 0 || def <= xDef ||
+          int64_t(seen.size()) > context_.options.maxConditioner) {
         readsOthers = true;
-        continue;
+        break;
       }
       for (ValueId operand : flow_.node(def).operands)
         work.push_back(operand);

@@ -1,8 +1,11 @@
 #include "passes/support/GraphRunner.h"
 
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
 #include "passes/analysis/Effects.h"
@@ -13,15 +16,15 @@ using namespace torch::jit;
 
 namespace {
 
-void runIf(const Node* n, ValueMap& env) {
+void runIf(const Node* n, ValueMap& env, const RunHooks& hooks) {
   const bool taken = env.at(n->input(0)).toBool();
   const Block* block = n->blocks().at(taken ? 0 : 1);
-  runBlock(block, env);
+  runBlock(block, env, hooks);
   for (size_t i = 0; i < n->outputs().size(); ++i)
     env[n->output(i)] = env.at(block->outputs().at(i));
 }
 
-void runLoop(const Node* n, ValueMap& env) {
+void runLoop(const Node* n, ValueMap& env, const RunHooks& hooks) {
   const Block* body = n->blocks().at(0);
   const int64_t trips = env.at(n->input(0)).toInt();
   bool go = env.at(n->input(1)).toBool();
@@ -32,7 +35,7 @@ void runLoop(const Node* n, ValueMap& env) {
     env[body->inputs().at(0)] = trip;
     for (size_t i = 0; i < carried.size(); ++i)
       env[body->inputs().at(i + 1)] = carried[i];
-    runBlock(body, env);
+    runBlock(body, env, hooks);
     go = env.at(body->outputs().at(0)).toBool();
     for (size_t i = 0; i < carried.size(); ++i)
       carried[i] = env.at(body->outputs().at(i + 1));
@@ -41,13 +44,17 @@ void runLoop(const Node* n, ValueMap& env) {
     env[n->output(i)] = carried[i];
 }
 
+/// In the plain interpreter: an executor would put autograd nodes of its own in
+/// place of the operators'.
 void runCallMethod(const Node* n, ValueMap& env) {
   Stack stack;
   for (const Value* in : n->inputs())
     stack.push_back(env.at(in));
   auto object = stack.front().toObject();
   Function& method = object->type()->getMethod(n->s(attr::name));
-  method.run(stack);
+  auto graph = toGraphFunction(method).graph()->copy();
+  Inline(*graph);
+  InterpreterState(Code(graph, method.name())).run(stack);
   env[n->output()] = stack.back();
 }
 
@@ -109,11 +116,50 @@ bool runContainer(const Node* n, ValueMap& env) {
   return true;
 }
 
-void runNode(const Node* n, ValueMap& env) {
+/// Nodes that are instructions of the interpreter (isinstance, SetAttr, ...):
+/// a graph of one node.
+void runInInterpreter(const Node* n, ValueMap& env) {
+  auto graph = std::make_shared<Graph>();
+  std::unordered_map<const Value*, Value*> inputs;
+  Stack stack;
+  for (const Value* in : n->inputs())
+    if (!inputs.count(in)) {
+      inputs[in] = graph->addInput()->setType(in->type());
+      stack.push_back(env.at(in));
+    }
+  Node* copy = graph->insertNode(graph->createClone(
+      const_cast<Node*>(n), [&](Value* v) { return inputs.at(v); }));
+  for (Value* out : copy->outputs())
+    graph->registerOutput(out);
+  InterpreterState(Code(graph, "node")).run(stack);
+  for (size_t i = 0; i < n->outputs().size(); ++i)
+    env[n->output(i)] = std::move(stack.at(i));
+}
+
+/// `with object:`, such as torch.no_grad().
+void runContext(const Node* n, ValueMap& env) {
+  const bool enters = n->kind() == prim::Enter;
+  const c10::IValue object = env.at(n->input(0));
+  Stack stack{object};
+  if (!enters)
+    stack.resize(4); // no exception: type, value and traceback are None
+  object.toObject()
+      ->type()
+      ->getMethod(enters ? "__enter__" : "__exit__")
+      .run(stack);
+  for (const Value* out : n->outputs())
+    env[out] = stack.empty() ? c10::IValue() : stack.back();
+}
+
+void runNode(const Node* n, ValueMap& env, const RunHooks& hooks = {}) {
+  if (hooks.instead && hooks.instead(n, env))
+    return;
   if (n->kind() == prim::If)
-    return runIf(n, env);
+    return runIf(n, env, hooks);
   if (n->kind() == prim::Loop)
-    return runLoop(n, env);
+    return runLoop(n, env, hooks);
+  if (n->kind() == prim::Enter || n->kind() == prim::Exit)
+    return runContext(n, env);
   if (n->kind() == prim::CallMethod)
     return runCallMethod(n, env);
   if (n->kind() == prim::GetAttr) {
@@ -127,6 +173,8 @@ void runNode(const Node* n, ValueMap& env) {
   }
   if (runContainer(n, env))
     return;
+  if (!n->maybeOperator())
+    return runInInterpreter(n, env);
   Stack stack;
   for (const Value* in : n->inputs())
     stack.push_back(env.at(in));
@@ -143,23 +191,22 @@ void runNode(const Node* n, ValueMap& env) {
 
 void runOneNode(const Node* n, ValueMap& env) { runNode(n, env); }
 
-void runBlock(const Block* block, ValueMap& env,
-              const std::function<void(const Node*)>& after) {
+void runBlock(const Block* block, ValueMap& env, const RunHooks& hooks) {
   for (const Node* n : block->nodes()) {
-    runNode(n, env);
-    if (after)
-      after(n);
+    runNode(n, env, hooks);
+    if (hooks.after)
+      hooks.after(n);
   }
 }
 
 std::vector<c10::IValue> runGraph(const Graph& graph,
                                   const std::vector<c10::IValue>& inputs,
-                                  ValueMap* env) {
+                                  ValueMap* env, const RunHooks& hooks) {
   ValueMap local;
   ValueMap& values = env ? *env : local;
   for (size_t i = 0; i < graph.inputs().size(); ++i)
     values[graph.inputs()[i]] = inputs.at(i);
-  runBlock(graph.block(), values);
+  runBlock(graph.block(), values, hooks);
   std::vector<c10::IValue> outputs;
   for (const Value* out : graph.outputs())
     outputs.push_back(values.at(out));

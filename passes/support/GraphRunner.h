@@ -24,18 +24,26 @@ using ValueMap = std::unordered_map<const torch::jit::Value*, c10::IValue>;
 /// Runs one node on the values in `env`, adding its results.
 void runOneNode(const torch::jit::Node* n, ValueMap& env);
 
+/// What to do beside running a graph. Both see nodes of inner blocks, too.
+struct RunHooks {
+  /// Runs the node itself (adding its results) and returns true, or leaves it.
+  std::function<bool(const torch::jit::Node*, ValueMap&)> instead;
+  /// Called behind each node that was run.
+  std::function<void(const torch::jit::Node*)> after;
+};
+
 /// Runs the nodes of `block` in order on the values in `env` (which must hold
 /// the block's inputs and the free values), adding every value computed; blocks
-/// of ifs and loops are run too. `after`, where given, is called behind each
-/// node of the block itself. Throws what the operators throw.
+/// of ifs and loops are run too. Throws what the operators throw.
 void runBlock(const torch::jit::Block* block, ValueMap& env,
-              const std::function<void(const torch::jit::Node*)>& after = {});
+              const RunHooks& hooks = {});
 
 /// Runs `graph` on `inputs` (self first); returns its outputs. `env`, where
-/// given, receives every value of the top-level block.
+/// given, receives every value computed (of a loop's body: the last ones).
 std::vector<c10::IValue> runGraph(const torch::jit::Graph& graph,
                                   const std::vector<c10::IValue>& inputs,
-                                  ValueMap* env = nullptr);
+                                  ValueMap* env = nullptr,
+                                  const RunHooks& hooks = {});
 
 /// The value of `v` where it can be computed from `self`'s attributes and
 /// constants alone; nothing otherwise.

@@ -11,6 +11,11 @@ namespace inv::opt {
 
 enum class Layout { Keep, Fast };
 
+struct SampleInput {
+  std::string name; ///< empty where none was given
+  at::Tensor value;
+};
+
 struct Options {
   /// keep: forward bit-identical; fast: drops the copies that this needs.
   Layout layout = Layout::Keep;
@@ -25,6 +30,8 @@ struct Options {
   /// anew from a kept value. Where weights are solved for, maxCondition counts
   /// if it is larger.
   double maxGrowth = 32;
+  /// Add up what training keeps (Method::accounting).
+  bool analyze = false;
   /// Undo activations that saturate as well (sigmoid, tanh, exp, ...), as far
   /// as the values of each call allow.
   bool saturating = false;
@@ -33,9 +40,10 @@ struct Options {
   /// Paths of submodules that the user declares to be invertible
   /// (--invertible=...), beside those that export an `inverse`.
   std::vector<std::string> invertible;
-  /// Sample inputs of the method (--input), in order, without self; empty where
-  /// none were given.
-  std::vector<at::Tensor> sampleInputs;
+  /// Sample inputs (--input), in the order of the method's arguments, without
+  /// self. A name `decode.z` belongs to the method decode; names without a dot
+  /// to every method that has none of its own.
+  std::vector<SampleInput> sampleInputs;
 };
 
 } // namespace inv::opt

@@ -1,6 +1,7 @@
 #include "passes/support/Remarks.h"
 
 #include "passes/support/CallStack.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/support/StringUtil.h"
 
 #include <algorithm>
@@ -117,6 +118,10 @@ std::string sourceOf(const torch::jit::Node* node) {
 }
 
 std::string modulePathOf(const torch::jit::Node* node) {
+  if (node->kind() == torch::jit::prim::CallMethod)
+    if (const auto path =
+            attributePath(const_cast<torch::jit::Value*>(node->input(0))))
+      return *path; // the one that is called
   auto stack = node->callstack();
   if (!stack)
     return "";
@@ -160,8 +165,6 @@ void Remarks::add(RemarkKind kind, const torch::jit::Node* at,
                   std::string suggestion) {
   Remark remark;
   remark.kind = kind;
-  remark.pass = pass_;
-  remark.method = method_;
   if (at != nullptr) {
     remark.module = modulePathOf(at);
     remark.source = sourceOf(at);
@@ -170,13 +173,27 @@ void Remarks::add(RemarkKind kind, const torch::jit::Node* at,
   remark.message = std::move(message);
   remark.reason = std::move(reason);
   remark.suggestion = std::move(suggestion);
-  auto same = [&](const Remark& other) {
-    return other.kind == remark.kind && other.pass == remark.pass &&
-           other.method == remark.method && other.module == remark.module &&
-           other.source == remark.source && other.node == remark.node &&
-           other.reason == remark.reason && other.message == remark.message;
-  };
-  if (std::none_of(all_.begin(), all_.end(), same))
+  add(std::move(remark));
+}
+
+void Remarks::kept(Remark remark, Reason reason, const std::string& amount) {
+  remark.kind = RemarkKind::Analysis;
+  remark.reason = reasonId(reason);
+  remark.message =
+      amount + " kept for backward: " + std::string(reasonSentence(reason));
+  remark.suggestion = reasonSuggestion(reason);
+  add(std::move(remark));
+}
+
+void Remarks::add(Remark remark) {
+  remark.pass = pass_;
+  remark.method = method_;
+  std::string identity = std::to_string(int(remark.kind));
+  for (const std::string* part :
+       {&remark.pass, &remark.method, &remark.module, &remark.source,
+        &remark.node, &remark.reason, &remark.message})
+    identity += '\0' + *part;
+  if (told_.insert(std::move(identity)).second)
     all_.push_back(std::move(remark));
 }
 

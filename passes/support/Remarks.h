@@ -3,6 +3,7 @@
 
 #include <iosfwd>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 namespace torch::jit {
@@ -35,7 +36,7 @@ struct Remark {
   std::string module;     ///< path of the submodule ("blocks.3.f"), or empty
   std::string source;     ///< "net.py:41:8", or empty where the model has none
   std::string node;       ///< the node as printed, one line, or empty
-  std::string reason;     ///< reasonId() for Missed, else empty
+  std::string reason;     ///< reasonId(), or empty
   std::string message;    ///< one sentence
   std::string suggestion; ///< what the user can do, or empty
 };
@@ -53,13 +54,19 @@ public:
   void missed(const torch::jit::Node* at, Reason reason,
               std::string detail = "");
 
+  /// Something that stays kept for backward; pass, method, sentence and
+  /// suggestion are filled in. `amount` is such as "1,024 bytes".
+  void kept(Remark remark, Reason reason, const std::string& amount);
+
   const std::vector<Remark>& all() const { return all_; }
 
 private:
+  void add(Remark remark);
   void add(RemarkKind kind, const torch::jit::Node* at, std::string message,
            std::string reason, std::string suggestion);
   std::string pass_, method_;
   std::vector<Remark> all_;
+  std::unordered_set<std::string> told_; ///< all that tells two apart
 };
 
 /// "net.py:41:8" of a node, the innermost line of the model's own source; empty

@@ -78,6 +78,14 @@ std::string quote(std::string_view text) {
   return out + "\"";
 }
 
+std::string withSeparators(int64_t number) {
+  std::string digits = std::to_string(number);
+  const size_t first = number < 0 ? 1 : 0;
+  for (size_t at = digits.size(); at > first + 3;)
+    digits.insert(at -= 3, ",");
+  return digits;
+}
+
 std::string humanBytes(int64_t bytes) {
   if (bytes < 1024)
     return fmt::format("{} B", bytes);

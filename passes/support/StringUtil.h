@@ -19,6 +19,8 @@ std::vector<std::string> nearMatches(std::string_view word,
                                      const std::vector<std::string>& among);
 /// In double quotes, with \n, \t, \", \\ and \xNN escapes.
 std::string quote(std::string_view text);
+/// "1,234,567".
+std::string withSeparators(int64_t number);
 /// "1.5 MiB", "640 B".
 std::string humanBytes(int64_t bytes);
 

@@ -11,7 +11,7 @@
 //   %l = aten::chunk(%x, %2, %1)             %l = aten::chunk(%x, %2, %1)
 //   %a = aten::__getitem__(%l, %0)           %a, %b = prim::ListUnpack(%l)
 //   %b = aten::__getitem__(%l, %1)           %f = aten::conv2d(%b, ...)
-//   %f = aten::conv2d(%b, ...)               %y = aten::add(%a, %r, %1)
+//   %f = aten::conv2d(%b, ...)               %y = aten::add(%a, %f, %1)
 //   %s = aten::slice(%f, %0, %0, %max, %1)
 //   %y = aten::add(%a, %s, %1)
 //

@@ -7,12 +7,12 @@
 // TorchScript class of their own (conditioner, function, inverse), and the
 // method calls the step through an operator of the runtime:
 //
-//   before                                after
-//     %h = linear(%x2, %w, %b)              %step =
-//     GetAttr["inv_step_0"](%self) %f = tanh(%h)                         %s =
-//     inv::coupling(%step, [%x1], %y1 = add(%x1, %f, 1) [%x2], [%w, %b], None)
-//     ...  %x2 ...                          %y1, %x2p = ListUnpack(%s)
-//                                           ...  %x2p ...  (in later steps)
+//   before                       after
+//     %h = linear(%x2, %w, %b)     %step = GetAttr["inv_step_0"](%self)
+//     %f = tanh(%h)                %s = inv::coupling(%step, [%x1], [%x2],
+//     %y1 = add(%x1, %f, 1)                           [%w, %b], None)
+//     ...  %x2 ...                 %y1, %x2p = ListUnpack(%s)
+//                                  ...  %x2p ...  (in later steps)
 //
 // Why it is sound. The step computes the same operators on the same values in
 // the same order, so the forward result does not change by a bit. Everything
@@ -27,9 +27,9 @@
 // methods that already hold steps for the same nodes (those are single
 // operators to the analysis), blocks of ifs and loops.
 #include "passes/Passes.h"
-#include "passes/analysis/Invertibility.h"
+#include "passes/analysis/Accounting.h"
 #include "passes/rules/Match.h"
-#include "passes/support/GraphRunner.h"
+#include "passes/support/StringUtil.h"
 #include "passes/transforms/StepDraft.h"
 #include "passes/transforms/StepSchedule.h"
 
@@ -41,7 +41,6 @@
 
 #include <fmt/format.h>
 
-#include <iostream>
 #include <optional>
 
 namespace inv::opt {
@@ -49,20 +48,6 @@ namespace inv::opt {
 using namespace torch::jit;
 
 namespace {
-
-/// A run on the sample inputs: shapes of all values, for the bytes.
-std::optional<ValueMap> runOnSamples(PassContext& context) {
-  if (context.options.sampleInputs.empty())
-    return std::nullopt;
-  at::NoGradGuard noGrad;
-  // On a copy: a training run writes running statistics.
-  std::vector<c10::IValue> inputs{context.model.module.deepcopy()._ivalue()};
-  for (const at::Tensor& t : context.options.sampleInputs)
-    inputs.emplace_back(t);
-  ValueMap env;
-  runGraph(*context.method.graph, inputs, &env);
-  return env;
-}
 
 /// On the sample inputs, does the module's inverse give back what went in?
 bool annotationHolds(const Node* n, const ValueMap& env, double& error) {
@@ -100,43 +85,60 @@ bool annotationHolds(const Node* n, const ValueMap& env, double& error) {
 class Former {
 public:
   explicit Former(PassContext& context)
-      : context_(context), samples_(runOnSamples(context)),
-        flow_(*context.method.graph, samples_ ? &*samples_ : nullptr,
-              context.model.module._ivalue()),
-        rules_{flow_, context.options, context.model.module._ivalue()} {}
+      : context_(context), facts_(context), flow_(facts_.flow) {}
 
   bool run() {
-    found_ = findInvertibility(rules_);
-    dropWrongAnnotations();
-    drafts_ = draftSteps(found_, rules_, refusals_);
-    Schedule schedule = scheduleSteps(drafts_, flow_, refusals_);
+    const Schedule schedule = plan();
     report();
+    if (context_.options.analyze)
+      addUp(schedule);
     if (drafts_.empty())
       return false;
-    installSteps(drafts_, schedule, rules_, context_);
+    installSteps(drafts_, schedule, facts_.rules, context_);
     EliminateDeadCode(context_.method.graph);
     return true;
   }
 
-  void print() {
-    found_ = findInvertibility(rules_);
-    opt::print(std::cout, found_, flow_);
+private:
+  /// What the analysis found may not come together as a step. Then it looks
+  /// again, without: what is left may not pay any more.
+  Schedule plan() {
+    Bans bans;
+    for (;;) {
+      found_ = findInvertibility(facts_.rules, bans);
+      std::vector<DraftRefusal> refused = wrongAnnotations();
+      drafts_.clear();
+      Schedule schedule;
+      if (refused.empty()) {
+        drafts_ = draftSteps(found_, facts_.rules, refused);
+        schedule = scheduleSteps(drafts_, flow_, refused);
+      }
+      const size_t before = bans.size();
+      for (DraftRefusal& r : refused) {
+        for (const Derivation& d : r.derivations)
+          ban(d, bans);
+        refusals_.push_back({r.node, r.reason, std::move(r.detail)});
+      }
+      if (bans.size() == before)
+        return schedule;
+    }
   }
 
-private:
-  void dropWrongAnnotations() {
-    if (!samples_)
-      return;
-    auto wrong = [&](const Derivation& d) {
+  std::vector<DraftRefusal> wrongAnnotations() const {
+    std::vector<DraftRefusal> wrong;
+    if (!facts_.run)
+      return wrong;
+    for (const Derivation& d : found_.derivations) {
       double error = 0.0;
-      if (d.cls != RuleClass::Annotated ||
-          annotationHolds(flow_.node(d.node).node, *samples_, error))
-        return false;
-      refusals_.push_back({d.node, Reason::AnnotationWrong,
-                           fmt::format("relative error {:.2g}", error)});
-      return true;
-    };
-    std::erase_if(found_.derivations, wrong);
+      if (d.cls == RuleClass::Annotated &&
+          !annotationHolds(flow_.node(d.node).node, facts_.run->values(),
+                           error))
+        wrong.push_back({d.node,
+                         Reason::AnnotationWrong,
+                         fmt::format("relative error {:.2g}", error),
+                         {d}});
+    }
+    return wrong;
   }
 
   /// Storages that the step's nodes would have kept and that nobody keeps now.
@@ -150,6 +152,52 @@ private:
       if (mine.count(v))
         out.push_back(v);
     return out;
+  }
+
+  /// By ascending node; none for what became a step in another way.
+  std::vector<Refusal> allRefusals() const {
+    std::vector<Refusal> refusals = refusals_;
+    std::set<NodeId> told;
+    for (const StepDraft& d : drafts_)
+      told.insert(d.owned.begin(), d.owned.end());
+    std::erase_if(refusals,
+                  [&](const Refusal& r) { return told.count(r.node) != 0; });
+    for (const Refusal& r : refusals)
+      told.insert(r.node);
+    for (const Refusal& r : found_.refusals)
+      if (!told.count(r.node))
+        refusals.push_back(r);
+    std::stable_sort(
+        refusals.begin(), refusals.end(),
+        [](const Refusal& a, const Refusal& b) { return a.node < b.node; });
+    return refusals;
+  }
+
+  /// Before anything is rewritten.
+  void addUp(const Schedule& schedule) const {
+    std::vector<StepOutline> outlines;
+    for (const StepDraft& d : drafts_) {
+      StepOutline outline;
+      outline.kind = nameOf(d.form);
+      outline.nodes = d.owned;
+      outline.consumed = d.xs;
+      outline.states = d.ys;
+      outline.states.insert(outline.states.end(), d.zs.begin(), d.zs.end());
+      outline.captures = d.captures;
+      outlines.push_back(std::move(outline));
+    }
+    auto sums = std::make_shared<Accounting>(
+        account(context_, facts_, outlines, schedule.order, allRefusals()));
+    for (const KeptRow& row : sums->kept) {
+      Remark remark;
+      remark.module = row.module;
+      remark.source = row.source;
+      remark.node = row.node;
+      context_.remarks.kept(std::move(remark), row.reason,
+                            fmt::format("{} {}", withSeparators(row.amount),
+                                        sums->inBytes ? "bytes" : "values"));
+    }
+    context_.method.accounting = std::move(sums);
   }
 
   std::string rulesOf(const StepDraft& d) const {
@@ -171,6 +219,12 @@ private:
       step.source = sourceOf(at);
       step.valuesDropped = 0;
       step.bytesDropped = flow_.shapesKnown() ? 0 : -1;
+      for (NodeId n : d.owned)
+        if (const int64_t own = flow_.node(n).savedOwn; own > 0) {
+          ++step.valuesDropped;
+          if (flow_.shapesKnown())
+            step.bytesDropped += own;
+        }
       for (ValueId v : droppedBy(d))
         if (counted.insert(v).second) {
           ++step.valuesDropped;
@@ -185,9 +239,13 @@ private:
                               : fmt::format("{} values", step.valuesDropped)));
       context_.method.steps.push_back(std::move(step));
     }
-    for (const Refusal& r : found_.refusals)
-      context_.remarks.missed(flow_.node(r.node).node, r.reason, r.detail);
-    for (const DraftRefusal& r : refusals_)
+    std::vector<Refusal> refusals = allRefusals();
+    std::stable_sort(refusals.begin(), refusals.end(),
+                     [&](const Refusal& a, const Refusal& b) {
+                       return flow_.node(a.node).position <
+                              flow_.node(b.node).position;
+                     });
+    for (const Refusal& r : refusals)
       context_.remarks.missed(flow_.node(r.node).node, r.reason, r.detail);
     std::set<Symbol> unknown;
     for (const NodeInfo& n : flow_.nodes())
@@ -201,12 +259,11 @@ private:
   }
 
   PassContext& context_;
-  std::optional<ValueMap> samples_;
-  Dataflow flow_;
-  RuleContext rules_;
+  MethodFacts facts_;
+  const Dataflow& flow_;
   Invertibility found_;
   std::vector<StepDraft> drafts_;
-  std::vector<DraftRefusal> refusals_;
+  std::vector<Refusal> refusals_; ///< of plans that came to nothing
 };
 
 } // namespace
@@ -252,11 +309,6 @@ bool formSteps(PassContext& context) {
   }
   const bool hoisted = hoistAttributeReads(*context.method.graph);
   return Former(context).run() || hoisted;
-}
-
-bool printInvertibility(PassContext& context) {
-  Former(context).print();
-  return false;
 }
 
 } // namespace inv::opt

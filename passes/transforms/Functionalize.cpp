@@ -35,8 +35,8 @@
 // index_put_, and everything not proved above.
 #include "passes/transforms/Functionalize.h"
 
+#include "passes/analysis/StorageGroups.h"
 #include "passes/support/GraphUtil.h"
-#include "passes/transforms/StorageGroups.h"
 
 #include <optional>
 #include <set>

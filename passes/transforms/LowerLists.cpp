@@ -4,14 +4,13 @@
 // only hides which value flows where; the readers are given the values:
 //
 //   %t = prim::TupleConstruct(%a, %b)
-//   %x, %y = prim::TupleUnpack(%t)           ==>   x is a, y is b
+//   %x, %y = prim::TupleUnpack(%t)   ==>   x is a, y is b
 //
 // The pieces of a split come to light as the outputs of one ListUnpack:
 //
 //   %l = aten::chunk(%x, %2, %d)
 //   %a = aten::__getitem__(%l, %0)
-//   %b = aten::__getitem__(%l, %1)           ==>   %a, %b =
-//   prim::ListUnpack(%l)
+//   %b = aten::__getitem__(%l, %1)   ==>   %a, %b = prim::ListUnpack(%l)
 //
 // So do those of lists that are put together from such (a + b, a[1:], list(a)).
 //

@@ -18,9 +18,9 @@
 // are never moved.
 #include "passes/transforms/Schedule.h"
 
+#include "passes/analysis/StorageGroups.h"
 #include "passes/support/GraphUtil.h"
 #include "passes/transforms/LowerLists.h"
-#include "passes/transforms/StorageGroups.h"
 
 #include <algorithm>
 #include <set>

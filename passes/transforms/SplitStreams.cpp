@@ -7,14 +7,14 @@
 // that the halves are the states of a chain. The pair becomes one operator that
 // hands the halves on:
 //
-//   %l1 = prim::ListConstruct(%y1, %y2)       %l1 = prim::ListConstruct(%y1,
-//   %y2) %c = aten::cat(%l1, %1)                   %l2 = inv::resplit(%l1, %1,
-//   %l2 = aten::chunk(%c, %2, %1)                     "chunk", [%2], %1)
-//   %a, %b = prim::ListUnpack(%l2)       ==>  %a, %b = prim::ListUnpack(%l2)
-//   %f = aten::conv2d(%b, ...)                %f = aten::conv2d(%b, ...)
-//   %g = aten::gelu(%b)                       %p = inv::as_piece(%b, %1, %n,
-//   %m)
-//                                             %g = aten::gelu(%p)
+//   before                          after
+//     %l1 = ListConstruct(%y1, %y2)   %l1 = ListConstruct(%y1, %y2)
+//     %c = aten::cat(%l1, %1)         %l2 = inv::resplit(%l1, %1, "chunk",
+//     %l2 = aten::chunk(%c, %2, %1)                      [%2], %1)
+//     %a, %b = ListUnpack(%l2)        %a, %b = ListUnpack(%l2)
+//     %f = aten::conv2d(%b, ...)      %f = aten::conv2d(%b, ...)
+//     %g = aten::gelu(%b)             %p = inv::as_piece(%b, %1, %n, %m)
+//                                     %g = aten::gelu(%p)
 //
 // Why it is sound. inv::resplit is defined as split(cat(parts)), whatever the
 // sizes; where the pieces are the parts it returns these instead of copying.
@@ -37,10 +37,10 @@
 #include "passes/Passes.h"
 
 #include "inv/Abi.h"
+#include "passes/analysis/StorageGroups.h"
 #include "passes/support/GraphUtil.h"
 #include "passes/transforms/LayoutSensitivity.h"
 #include "passes/transforms/LowerLists.h"
-#include "passes/transforms/StorageGroups.h"
 
 #include <algorithm>
 #include <string>

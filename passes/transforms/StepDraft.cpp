@@ -25,6 +25,14 @@ const char* nameOf(StepForm form) {
   return "";
 }
 
+int32_t positionOf(const StepDraft& draft, const Dataflow& flow) {
+  int32_t last = 0;
+  for (const auto* nodes : {&draft.conditioner, &draft.stream})
+    for (NodeId n : *nodes)
+      last = std::max(last, flow.node(n).position);
+  return last;
+}
+
 bool isCopied(const Dataflow& flow, NodeId n) {
   const NodeInfo& info = flow.node(n);
   // as_piece is a copy, but two steps that read it are not one for that.
@@ -50,6 +58,8 @@ public:
       : found_(found), flow_(context.flow), refusals_(refusals),
         parent_(found.derivations.size()) {
     std::iota(parent_.begin(), parent_.end(), size_t(0));
+    for (size_t i = 0; i < parent_.size(); ++i)
+      members_.push_back({i});
   }
 
   std::vector<StepDraft> run() {
@@ -75,6 +85,16 @@ private:
       i = parent_[i] = parent_[parent_[i]];
     return i;
   }
+  /// The group of `i` becomes part of that of `j`.
+  void unite(size_t i, size_t j) {
+    i = find(i), j = find(j);
+    if (i == j)
+      return;
+    parent_[i] = j;
+    members_[j].insert(members_[j].end(), members_[i].begin(),
+                       members_[i].end());
+    members_[i].clear();
+  }
 
   void uniteSharedConditioners();
   void uniteCastWithMaker();
@@ -88,8 +108,9 @@ private:
   void pullIntegers(StepDraft& step);
   void pullChecks(StepDraft& step);
   std::vector<NodeId> readersThroughNumbers(ValueId v) const;
+  using Memo = std::unordered_map<ValueId, bool>;
   bool computedInside(ValueId v, const std::unordered_set<NodeId>& inside,
-                      std::vector<NodeId>& through) const;
+                      Memo& memo, std::vector<NodeId>& through) const;
   void fillInputs(StepDraft& step);
   void addOperand(StepDraft& step, ValueId v, bool ofFunction);
   void findLive(const std::vector<StepDraft>& steps);
@@ -99,6 +120,7 @@ private:
   const Dataflow& flow_;
   std::vector<DraftRefusal>& refusals_;
   std::vector<size_t> parent_;
+  std::vector<std::vector<size_t>> members_; ///< by root
   std::unordered_map<NodeId, size_t> owner_; ///< owned node → step
   std::vector<bool> live_;                   ///< node stays in the method
 };
@@ -112,7 +134,7 @@ void Drafter::uniteSharedConditioners() {
         continue;
       auto [at, fresh] = first.insert({n, i});
       if (!fresh)
-        parent_[find(i)] = find(at->second);
+        unite(i, at->second);
     }
 }
 
@@ -129,7 +151,7 @@ void Drafter::uniteCastWithMaker() {
       continue;
     auto maker = byNode.find(flow_.value(d.solved[0]).def);
     if (maker != byNode.end())
-      parent_[find(i)] = find(maker->second);
+      unite(i, maker->second);
   }
 }
 
@@ -167,19 +189,18 @@ void Drafter::uniteWithReader() {
       continue;
     if (std::find(solved.begin(), solved.end(),
                   flow_.node(d.node).results[0]) != solved.end())
-      parent_[find(i)] = find(reader->second);
+      unite(i, reader->second);
   }
 }
 
 /// The group of derivation i starts from what `next` solves: as one step they
 /// would read what they make.
 bool Drafter::feeds(size_t i, const Derivation& next) {
-  for (size_t j = 0; j < parent_.size(); ++j)
-    if (find(j) == find(i))
-      for (ValueId t : found_.derivations[j].terminals)
-        for (ValueId x : next.solved)
-          if (flow_.canonical(t) == flow_.canonical(x))
-            return true;
+  for (size_t j : members_[find(i)])
+    for (ValueId t : found_.derivations[j].terminals)
+      for (ValueId x : next.solved)
+        if (flow_.canonical(t) == flow_.canonical(x))
+          return true;
   return false;
 }
 
@@ -194,7 +215,7 @@ void Drafter::uniteParts() {
     for (ValueId x : d.solved) {
       auto [at, fresh] = makers.insert({flow_.canonical(x), i});
       if (!fresh)
-        parent_[find(i)] = find(at->second);
+        unite(i, at->second);
     }
   }
   for (size_t i = 0; i < parent_.size(); ++i) {
@@ -203,7 +224,7 @@ void Drafter::uniteParts() {
       continue;
     for (ValueId y : flow_.node(d.node).results)
       if (auto at = makers.find(flow_.canonical(y)); at != makers.end())
-        parent_[find(i)] = find(at->second);
+        unite(i, at->second);
   }
 }
 
@@ -252,13 +273,10 @@ std::vector<StepDraft> Drafter::collectGroups() {
                                       : StepForm::Coupling;
   }
   // In the order of the method, so that steps are numbered as they run.
-  std::stable_sort(
-      steps.begin(), steps.end(), [](const StepDraft& a, const StepDraft& b) {
-        auto last = [](const StepDraft& s) {
-          return s.stream.empty() ? s.conditioner.back() : s.stream.back();
-        };
-        return last(a) < last(b);
-      });
+  std::stable_sort(steps.begin(), steps.end(),
+                   [&](const StepDraft& a, const StepDraft& b) {
+                     return positionOf(a, flow_) < positionOf(b, flow_);
+                   });
   return steps;
 }
 
@@ -273,10 +291,10 @@ void Drafter::findOwners(const std::vector<StepDraft>& steps) {
 }
 
 /// True where the number (list, flag) `v` follows from a tensor that is made
-/// inside; adds to `through` the nodes on the way.
+/// inside; adds to `through` the nodes on the way, each once for one `memo`.
 bool Drafter::computedInside(ValueId v,
                              const std::unordered_set<NodeId>& inside,
-                             std::vector<NodeId>& through) const {
+                             Memo& memo, std::vector<NodeId>& through) const {
   const ValueInfo& info = flow_.value(v);
   if (info.def < 0)
     return false;
@@ -284,9 +302,12 @@ bool Drafter::computedInside(ValueId v,
     return true;
   if (info.isActivation() || isTensor(info))
     return false;
+  if (auto known = memo.find(v); known != memo.end())
+    return known->second;
   bool found = false;
   for (ValueId operand : flow_.node(info.def).operands)
-    found |= computedInside(operand, inside, through);
+    found |= computedInside(operand, inside, memo, through);
+  memo[v] = found;
   if (found)
     through.push_back(info.def);
   return found;
@@ -298,13 +319,13 @@ void Drafter::pullIntegers(StepDraft& step) {
   std::unordered_set<NodeId> inside(step.conditioner.begin(),
                                     step.conditioner.end());
   std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
+  Memo memo;
+  std::vector<NodeId> through;
   for (NodeId n : step.conditioner)
-    for (ValueId operand : flow_.node(n).operands) {
-      std::vector<NodeId> through;
+    for (ValueId operand : flow_.node(n).operands)
       if (!isTensor(flow_.value(operand)))
-        computedInside(operand, inside, through);
-      all.insert(through.begin(), through.end());
-    }
+        computedInside(operand, inside, memo, through);
+  all.insert(through.begin(), through.end());
   step.conditioner.assign(all.begin(), all.end());
   pullChecks(step);
 }
@@ -315,20 +336,20 @@ void Drafter::pullChecks(StepDraft& step) {
   std::unordered_set<NodeId> inside(step.conditioner.begin(),
                                     step.conditioner.end());
   std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
+  Memo memo;
+  std::vector<NodeId> through;
   for (NodeId n : step.conditioner)
     for (ValueId v : flow_.node(n).results)
       for (NodeId reader : readersThroughNumbers(v)) {
         const NodeInfo& check = flow_.node(reader);
         if (check.effect != EffectKind::Assert || !check.results.empty())
           continue;
-        for (ValueId operand : check.operands) {
-          std::vector<NodeId> through;
+        for (ValueId operand : check.operands)
           if (!isTensor(flow_.value(operand)))
-            computedInside(operand, inside, through);
-          all.insert(through.begin(), through.end());
-        }
+            computedInside(operand, inside, memo, through);
         all.insert(reader);
       }
+  all.insert(through.begin(), through.end());
   step.conditioner.assign(all.begin(), all.end());
 }
 
@@ -433,38 +454,35 @@ bool Drafter::fill(StepDraft& step) {
   step.owned.insert(step.owned.end(), step.stream.begin(), step.stream.end());
   std::sort(step.owned.begin(), step.owned.end());
   fillInputs(step);
+  auto refuse = [&](NodeId n, ValueId v) {
+    refusals_.push_back({n, Reason::Untraceable, nameOf(flow_.value(v).value),
+                         step.derivations});
+    return false;
+  };
   // A step cannot read what it makes.
   for (NodeId n : step.stream)
     for (ValueId v : flow_.node(n).results)
-      if (std::find(step.zs.begin(), step.zs.end(), v) != step.zs.end()) {
-        refusals_.push_back(
-            {n, Reason::Untraceable, nameOf(flow_.value(v).value)});
-        return false;
-      }
+      if (std::find(step.zs.begin(), step.zs.end(), v) != step.zs.end())
+        return refuse(n, v);
   // The size of what is made inside is not there to be asked.
   for (const Derivation& d : step.derivations)
     for (ValueId x : d.solved)
-      if (d.needsSizes && inside.count(flow_.value(x).def)) {
-        refusals_.push_back(
-            {d.node, Reason::Untraceable, nameOf(flow_.value(x).value)});
-        return false;
-      }
+      if (d.needsSizes && inside.count(flow_.value(x).def))
+        return refuse(d.node, x);
   // Tensors are handed in one by one, or no gradient would reach them: none in
   // a list, none that may be None.
   for (ValueId v : step.extras)
     if (mayHoldTensor(flow_.value(v).value->type())) {
       refusals_.push_back(
           {step.owned.back(), Reason::Untraceable,
-           nameOf(flow_.value(v).value) + " is no tensor, but may hold one"});
+           nameOf(flow_.value(v).value) + " is no tensor, but may hold one",
+           step.derivations});
       return false;
     }
   // A number that the function reads must come from outside.
   for (ValueId v : step.aux)
-    if (!isTensor(flow_.value(v))) {
-      refusals_.push_back({step.stream.back(), Reason::Untraceable,
-                           nameOf(flow_.value(v).value)});
-      return false;
-    }
+    if (!isTensor(flow_.value(v)))
+      return refuse(step.stream.back(), v);
   for (NodeId n : step.stream)
     for (ValueId v : flow_.node(n).results) {
       if (!isTensor(flow_.value(v)))

@@ -43,11 +43,15 @@ struct StepDraft {
   std::vector<ValueId> functionExtras; ///< a subset of extras
 };
 
-/// Why a derivation could not become (part of) a step.
+/// Where it stands in the graph: the last of its nodes there.
+int32_t positionOf(const StepDraft& draft, const Dataflow& flow);
+
+/// Why derivations could not become a step.
 struct DraftRefusal {
   NodeId node = -1;
   Reason reason = Reason::Untraceable;
   std::string detail;
+  std::vector<Derivation> derivations; ///< all that the step would have held
 };
 
 /// Groups derivations into steps. Derivations that share conditioner nodes form

@@ -105,12 +105,13 @@ public:
         waiting_(edges_.size(), 0) {
     addDataEdges();
     addOrderEdges();
+    findPlaces();
   }
 
   /// Kahn's algorithm, nearest to the old order first. Returns whether all
   /// units were placed; `stuck` names a step that could not be, otherwise.
   bool sort(std::vector<int32_t>& order, int32_t& stuck) {
-    using Entry = std::pair<int32_t, int32_t>; // place, unit
+    using Entry = std::pair<int64_t, int32_t>; // place, unit
     std::priority_queue<Entry, std::vector<Entry>, std::greater<>> ready;
     std::vector<int32_t> waiting = waiting_;
     size_t count = 0;
@@ -142,8 +143,26 @@ public:
 
 private:
   bool exists(int32_t u) const { return u >= nodeCount_ || liveness_.live(u); }
-  int32_t place(int32_t u) const {
-    return u < nodeCount_ ? u : drafts_[size_t(u - nodeCount_)].owned.back();
+  int64_t place(int32_t u) const {
+    return u < nodeCount_ ? 2 * int64_t(flow_.node(u).position)
+                          : places_[size_t(u - nodeCount_)];
+  }
+  /// Where the step stands, or right behind the last step that reads a state
+  /// which it consumes: a reader behind it would have to hold the state.
+  void findPlaces() {
+    std::unordered_map<ValueId, int64_t> lastRead;
+    for (const StepDraft& d : drafts_)
+      for (ValueId v : d.zs) {
+        int64_t& last = lastRead[flow_.canonical(v)];
+        last = std::max(last, 2 * int64_t(positionOf(d, flow_)) + 1);
+      }
+    for (const StepDraft& d : drafts_) {
+      places_.push_back(2 * int64_t(positionOf(d, flow_)));
+      for (ValueId v : d.xs)
+        if (auto read = lastRead.find(flow_.canonical(v));
+            read != lastRead.end())
+          places_.back() = std::max(places_.back(), read->second);
+    }
   }
   /// The unit that makes what node `n` makes; -1 where it is gone.
   int32_t unitOf(NodeId n) const {
@@ -230,6 +249,7 @@ private:
   const int32_t nodeCount_;
   std::vector<std::vector<int32_t>> edges_;
   std::vector<int32_t> waiting_;
+  std::vector<int64_t> places_; ///< of the steps
 };
 
 } // namespace
@@ -243,8 +263,8 @@ Schedule scheduleSteps(std::vector<StepDraft>& drafts, const Dataflow& flow,
     if (Units(drafts, flow, liveness).sort(schedule.order, stuck))
       return schedule;
     TORCH_INTERNAL_ASSERT(stuck >= 0, "the method's own nodes have no order");
-    refusals.push_back(
-        {drafts[size_t(stuck)].owned.back(), Reason::Untraceable, ""});
+    refusals.push_back({drafts[size_t(stuck)].owned.back(), Reason::Untraceable,
+                        "", drafts[size_t(stuck)].derivations});
     drafts.erase(drafts.begin() + stuck);
   }
 }

@@ -129,6 +129,13 @@ void addReportFlags(CLI::App& app, Settings& settings, Raw& raw) {
   app.add_option("--remarks-output", settings.remarksOutput,
                  "Write all remarks to this file, as JSON")
       ->group(group);
+  app.add_flag("--analyze", settings.analyze,
+               "Print what training keeps for backward: each block, before and "
+               "after, and why (bytes with --input)")
+      ->group(group);
+  app.add_option("--analyze-output", settings.analyzeOutput,
+                 "Write the same to this file, as JSON")
+      ->group(group);
   app.add_flag("-q,--quiet", settings.quiet, "No summary")->group(group);
   app.add_flag("-v,--verbose", settings.verbose, "Times of the passes")
       ->group(group);
@@ -149,15 +156,15 @@ std::set<RemarkKind> remarkKinds(const std::vector<std::string>& names) {
   return kinds;
 }
 
-/// `x:f32[8,3,32,32]`; the name is for the reader.
-at::Tensor sampleInput(const std::string& text, size_t index) {
+/// `x:f32[8,3,32,32]`, or `decode.z:f32[8,16]` for one method.
+SampleInput sampleInput(const std::string& text, size_t index) {
   size_t colon = text.find(':');
   bool named = colon != std::string::npos && colon < text.find('[');
   std::string tensor = named ? text.substr(colon + 1) : text;
   Cursor cursor(tensor, "--input");
   at::Tensor value = parseTensor(cursor, 1 + index);
   cursor.expectEnd();
-  return value;
+  return {named ? text.substr(0, colon) : "", value};
 }
 
 void checkPassNames(const std::vector<std::string>& names) {
@@ -173,6 +180,8 @@ void finish(Settings& settings, const Raw& raw) {
   if (!(settings.options.maxGrowth >= 1))
     throw Error(ExitCode::BadInput, "--max-growth must be at least 1");
   settings.options.layout = raw.layout == "fast" ? Layout::Fast : Layout::Keep;
+  settings.options.analyze =
+      settings.analyze || !settings.analyzeOutput.empty();
   settings.import.invertible = settings.options.invertible;
   settings.remarks = remarkKinds(raw.remarks);
   for (const auto& text : raw.inputs)

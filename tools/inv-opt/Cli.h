@@ -26,6 +26,8 @@ struct Settings {
   int64_t requireSteps = 0;
   std::set<RemarkKind> remarks; ///< kinds to print
   std::string remarksOutput;    ///< file, or empty
+  bool analyze = false;         ///< print the accounting
+  std::string analyzeOutput;    ///< write it to this file, or empty
   bool quiet = false;
   bool verbose = false;
   Options options;

@@ -1,4 +1,5 @@
 // inv-opt INPUT [-o OUTPUT] [options]: import, run passes, export.
+#include "passes/export/AccountingJson.h"
 #include "passes/export/ArchiveWriter.h"
 #include "passes/export/IrPrinter.h"
 #include "passes/export/RemarksJson.h"
@@ -85,6 +86,16 @@ void checkSteps(const Settings& settings, const std::vector<Model>& models) {
                             settings.requireSteps, steps));
 }
 
+/// Of all methods that were analysed.
+std::vector<Accounting> accountings(const std::vector<Model>& models) {
+  std::vector<Accounting> all;
+  for (const auto& model : models)
+    for (const auto& method : model.methods)
+      if (method.accounting)
+        all.push_back(*method.accounting);
+  return all;
+}
+
 void report(const Settings& settings, const std::vector<Model>& models,
             const Remarks& remarks) {
   for (const auto& remark : remarks.all())
@@ -92,12 +103,20 @@ void report(const Settings& settings, const std::vector<Model>& models,
       printRemark(std::cerr, remark);
   if (!settings.remarksOutput.empty())
     writeText(settings.remarksOutput, remarksJson(settings.input, remarks));
-  if (!settings.quiet)
+  if (settings.analyze)
+    for (const Accounting& a : accountings(models))
+      print(std::cout, a);
+  if (!settings.analyzeOutput.empty())
+    writeText(settings.analyzeOutput,
+              accountingJson(settings.input, accountings(models)));
+  if (!settings.quiet && !settings.analyze)
     printSummary(std::cerr, models, remarks);
 }
 
 void writeOutput(const Settings& settings, Input& input,
                  const PipelineOptions& pipeline) {
+  if (settings.analyze && settings.output.empty() && !settings.printIr)
+    return;
   if (settings.printIr || input.kind == InputKind::IrText) {
     writeText(settings.output, irText(input.models));
     return;

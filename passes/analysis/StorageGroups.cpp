@@ -1,5 +1,5 @@
 // See StorageGroups.h.
-#include "passes/transforms/StorageGroups.h"
+#include "passes/analysis/StorageGroups.h"
 
 #include "passes/support/GraphUtil.h"
 
