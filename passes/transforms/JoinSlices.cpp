@@ -16,9 +16,12 @@
 // same constant or the same integer value; the first begins at 0, the last is
 // open (or ends at size(x, d)). With more than two pieces the bounds must be
 // constants in ascending order. Strided slices (x[::2], x[1::2]), slices with
-// gaps or overlaps, and slices in different blocks are left alone.
+// gaps or overlaps, and slices in different blocks are left alone, and so are
+// tensors that something writes behind the first slice: autograd refuses a
+// write where several views were made by one operator.
 #include "passes/transforms/JoinSlices.h"
 
+#include "passes/analysis/StorageGroups.h"
 #include "passes/support/GraphUtil.h"
 
 #include <algorithm>
@@ -137,12 +140,29 @@ Node* placeFor(const Slices& cover) {
   return first;
 }
 
-bool join(const Key& key, const Slices& slices) {
+/// Whether the value's storage may be written at `place` or later.
+bool isWrittenFrom(Node* place, Value* value, const StorageGroups& groups) {
+  if (!groups.isWritten(value))
+    return false;
+  Block* all = place->owningGraph()->block();
+  Node* at = ancestorIn(place, all);
+  for (Value* member : groups.members(value))
+    for (const Use& use : member->uses()) {
+      if (use.offset != 0 || !writesOperand(use.user))
+        continue;
+      Node* write = ancestorIn(use.user, all);
+      if (!write || !write->isBefore(at))
+        return true;
+    }
+  return false;
+}
+
+bool join(const Key& key, const Slices& slices, const StorageGroups& groups) {
   const Slices cover = coverOf(slices, key.second);
   if (cover.size() < 2)
     return false;
   Node* place = placeFor(cover);
-  if (!place)
+  if (!place || isWrittenFrom(place, key.first, groups))
     return false;
   std::vector<Value*> bounds;
   for (size_t i = 0; i + 1 < cover.size(); ++i)
@@ -169,20 +189,21 @@ bool join(const Key& key, const Slices& slices) {
   return true;
 }
 
-bool joinIn(Block* block) {
+bool joinIn(Block* block, const StorageGroups& groups) {
   bool changed = false;
   for (Node* node : block->nodes())
     for (Block* inner : node->blocks())
-      changed |= joinIn(inner);
+      changed |= joinIn(inner, groups);
   for (const auto& [key, slices] : collectSlices(block))
-    changed |= join(key, slices);
+    changed |= join(key, slices, groups);
   return changed;
 }
 
 } // namespace
 
 bool joinSlices(Graph& graph) {
-  const bool changed = joinIn(graph.block());
+  const StorageGroups groups(graph, /*joinsApart=*/true);
+  const bool changed = joinIn(graph.block(), groups);
   if (changed)
     removeDeadNodes(graph);
   return changed;
