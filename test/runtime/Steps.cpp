@@ -15,6 +15,9 @@
 #include <atomic>
 #include <mutex>
 
+#include <chrono>
+#include <thread>
+
 namespace inv::test {
 
 namespace {
@@ -317,7 +320,12 @@ void TestOps::reset() {
 }
 
 void expectNothingAlive() {
-  const Stats s = stats();
+  // The thread of a forked part lets go a moment after its result is there.
+  Stats s = stats();
+  for (int i = 0; i < 200 && s.liveNodes != 0; i++) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    s = stats();
+  }
   EXPECT_EQ(s.liveNodes, 0);
   EXPECT_EQ(s.liveRecords, 0);
   EXPECT_EQ(s.liveSlots, 0);
