@@ -32,13 +32,13 @@ std::vector<std::vector<int64_t>> sortedSizes(const Tensors& list) {
   return result;
 }
 
-/// Values of x are repeated in y, so that undoing y gives other sizes. (A
-/// bijection may well have another number of elements in y: a linear layer, a
-/// padding.)
-bool isBroadcast(StepKind kind, const Tensors& x, const Tensors& y) {
+/// Values of x are repeated in y, so that undoing y gives other sizes. (A step
+/// that reads x alone may well have another number of elements in y: a linear
+/// layer, a padding.)
+bool isBroadcast(const Tensors& x, const Tensors& y, bool readsStates) {
   if (x.size() != y.size())
     return false;
-  if (kind == StepKind::Coupling && numel(y) != numel(x))
+  if (readsStates && numel(y) != numel(x))
     return true;
   if (sortedSizes(x) == sortedSizes(y))
     return false;
@@ -57,8 +57,8 @@ bool areOrdinary(std::initializer_list<const Tensors*> lists) {
   });
 }
 
-const char* whyNotInvertible(StepKind kind, const Tensors& x,
-                             const Tensors& y) {
+const char* whyNotInvertible(const Tensors& x, const Tensors& y,
+                             bool readsStates, bool resizes) {
   for (const Tensors* states : {&x, &y})
     for (const at::Tensor& t : *states) {
       if (t.scalar_type() != at::kFloat && t.scalar_type() != at::kDouble)
@@ -69,7 +69,8 @@ const char* whyNotInvertible(StepKind kind, const Tensors& x,
       if (t.device() != x[0].device())
         return "the state changes its device";
     }
-  return isBroadcast(kind, x, y) ? "the state is broadcast" : nullptr;
+  return !resizes && isBroadcast(x, y, readsStates) ? "the state is broadcast"
+                                                    : nullptr;
 }
 
 } // namespace inv

@@ -15,6 +15,8 @@ namespace inv {
 bool areOrdinary(std::initializer_list<const Tensors*> lists);
 
 /// A sentence about why x cannot be handed over, or null if it can.
-const char* whyNotInvertible(StepKind kind, const Tensors& x, const Tensors& y);
+/// `readsStates`: the step reads others beside x; `resizes`: abi::kResizes.
+const char* whyNotInvertible(const Tensors& x, const Tensors& y,
+                             bool readsStates, bool resizes);
 
 } // namespace inv

@@ -54,6 +54,13 @@ public:
     check(v.isDouble() || v.isInt(), name, "float");
     return v.isInt() ? static_cast<double>(v.toInt()) : v.toDouble();
   }
+  bool flag(const char* name) const {
+    const auto v = find(name);
+    if (v.isNone())
+      return false;
+    check(v.isBool(), name, "bool");
+    return v.toBool();
+  }
   std::string text(const char* name) const {
     const auto v = find(name);
     if (v.isNone())
@@ -106,6 +113,7 @@ StepLayout readLayout(const ClassReader& read) {
   layout.xScale = read.real(abi::kXScale, 1);
   layout.auxScale = read.real(abi::kAuxScale, 1);
   layout.constantGrowth = read.real(abi::kConstantGrowth, 1);
+  layout.resizes = read.flag(abi::kResizes);
   read.check(layout.xScale != 0, abi::kXScale, "scale other than 0");
   if (auto captures = read.integers(abi::kFunctionCaptures)) {
     layout.functionCaptures = *captures;

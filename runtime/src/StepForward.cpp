@@ -249,7 +249,8 @@ private:
 
   /// Why x cannot be handed over: a sentence, or empty.
   std::string whyKept() const {
-    if (const char* reason = whyNotInvertible(record_->kind, x_, y_))
+    if (const char* reason =
+            whyNotInvertible(x_, y_, !z_.empty(), layout().resizes))
       return reason;
     for (size_t i = 0; i < x_.size(); i++)
       if (const std::string choice =

@@ -28,6 +28,7 @@ struct StepLayout {
   int64_t numStates = 0, numAux = 0, numSides = 0;
   Arithmetic arithmetic = Arithmetic::General;
   double xScale = 1, auxScale = 1, constantGrowth = 1;
+  bool resizes = false;
   /// Captures and extras that function and inverse take; all where `...All`.
   std::vector<int64_t> functionCaptures, functionExtras;
   bool functionCapturesAll = true, functionExtrasAll = true;

@@ -133,6 +133,11 @@ constexpr double growthOfScale(double factor) {
   return growth;
 }
 
+/// bool: y may have another number of elements than x, none of them a
+/// repetition (a padding, a linear layer); false if absent. Otherwise the
+/// runtime takes such a y for one to which x was broadcast, and keeps x.
+inline constexpr const char* kResizes = "resizes";
+
 // Attributes, which a user may change between iterations; forward reads them,
 // backward does what its forward recorded:
 inline constexpr const char* kMode = "mode";           ///< str, one of:
