@@ -3,6 +3,7 @@
 #include "inv/Abi.h"
 #include "passes/analysis/Saved.h"
 #include "passes/support/GraphRunner.h"
+#include "passes/support/Holds.h"
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -25,6 +26,13 @@ bool makesView(const Node* n) {
                                                         "transpose",
                                                         "t",
                                                         "numpy_T",
+                                                        "mT",
+                                                        "mH",
+                                                        "adjoint",
+                                                        "unfold",
+                                                        "hsplit",
+                                                        "vsplit",
+                                                        "dsplit",
                                                         "movedim",
                                                         "flatten",
                                                         "unflatten",
@@ -258,7 +266,8 @@ void Dataflow::findStorages(NodeInfo& info) {
     }
     return;
   }
-  if (!info.view || info.operands.empty())
+  const bool view = info.view || n->kind() == holdsSymbol();
+  if (!view || info.operands.empty())
     return;
   for (ValueId out : info.results)
     if (isTensor(values_[out].value))

@@ -1,6 +1,8 @@
 #include "passes/analysis/Effects.h"
 
 #include "passes/support/GraphUtil.h"
+#include "passes/support/Holds.h"
+#include "passes/support/Written.h"
 
 #include <torch/csrc/jit/ir/ir.h>
 
@@ -111,12 +113,14 @@ EffectKind ofOneNode(const Node* n) {
   if (!schema)
     return EffectKind::Effect;
   static const Symbol ours = Symbol::fromQualString("inv::resplit").ns();
+  static const Symbol internal = writtenSymbol().ns();
   if (n->kind() == aten::warn || n->kind() == prim::Print ||
       n->kind() == aten::manual_seed)
     return EffectKind::Effect;
   // An operator of somebody else's library may do anything at all.
-  return n->kind().is_aten() || n->kind().ns() == ours ? EffectKind::Pure
-                                                       : EffectKind::Effect;
+  const bool known = n->kind().is_aten() || n->kind().ns() == ours ||
+                     n->kind().ns() == internal;
+  return known ? EffectKind::Pure : EffectKind::Effect;
 }
 
 } // namespace

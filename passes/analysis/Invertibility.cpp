@@ -55,9 +55,11 @@ Invertibility findInvertibility(const RuleContext& context, Bans bans) {
     Verdict verdict = judge(context, sweep);
     for (Refusal& r : verdict.refusals)
       unprofitable.push_back(std::move(r));
+    for (Refusal& r : sweep.takeLost())
+      unprofitable.push_back(std::move(r));
     const size_t before = bans.size();
     bans.insert(verdict.bans.begin(), verdict.bans.end());
-    bans.insert(sweep.doubled().begin(), sweep.doubled().end());
+    bans.insert(sweep.hindering().begin(), sweep.hindering().end());
     if (bans.size() != before && round < kMostRounds)
       continue;
     if (bans.size() != before)

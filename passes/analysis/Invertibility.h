@@ -49,7 +49,8 @@ struct Derivation {
   /// Values that became anchors for it.
   std::vector<ValueId> anchors;
   double amplification = 1.0;
-  bool needsSizes = false; ///< see Candidate
+  bool needsSizes = false, sizesOptional = false; ///< see Candidate
+  bool resizes = false;                           ///< see Candidate
 };
 
 /// Whether it gives only some of the elements of what it solves.

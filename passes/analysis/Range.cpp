@@ -95,6 +95,18 @@ Range clamped(const Range& r, double low, double high) {
   return out;
 }
 
+/// Both, and what lies between them.
+Range hull(const Range& a, const Range& b) {
+  Range out;
+  out.low = std::min(a.low, b.low);
+  out.high = std::max(a.high, b.high);
+  out.lowOpen =
+      (a.low != out.low || a.lowOpen) && (b.low != out.low || b.lowOpen);
+  out.highOpen =
+      (a.high != out.high || a.highOpen) && (b.high != out.high || b.highOpen);
+  return out;
+}
+
 double softplus(double x) { return x > 30 ? x : std::log1p(std::exp(x)); }
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
@@ -167,6 +179,10 @@ private:
       return product(operand(0), reciprocal(operand(1)));
     if (name == "clamp" || name == "hardtanh")
       return ofClamp(n, depth);
+    if (n->inputs().size() == 3 && name == "where")
+      return hull(operand(1), operand(2));
+    if (n->inputs().size() == 3 && name == "masked_fill")
+      return hull(operand(0), operand(2));
     if (two && name == "clamp_min")
       return clamped(operand(0), operand(1).low, kInf);
     if (two && name == "clamp_max")

@@ -1,5 +1,8 @@
 #include "passes/analysis/Saved.h"
 
+#include "passes/support/Holds.h"
+#include "passes/support/Written.h"
+
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
 
@@ -210,9 +213,10 @@ Saved savedByRow(Node* n, const Row& row, const AsksGradient& asks) {
 
 Saved savedBy(Node* n, const AsksGradient& asks) {
   static const Symbol ours = Symbol::fromQualString("inv::resplit").ns();
-  // resplit and as_piece move values; a step keeps what its slots hold, which
-  // the analysis sees as readers of its own.
-  if (n->kind().ns() == ours)
+  // resplit, as_piece, written and holds move values; a step keeps what its
+  // slots hold, which the analysis sees as readers of its own.
+  if (n->kind().ns() == ours || n->kind() == writtenSymbol() ||
+      n->kind() == holdsSymbol())
     return {};
   if (n->kind().is_prim() && n->blocks().empty() &&
       n->kind() != prim::CallMethod)

@@ -2,6 +2,7 @@
 #include "passes/analysis/StorageGroups.h"
 
 #include "passes/support/GraphUtil.h"
+#include "passes/support/Written.h"
 
 #include <algorithm>
 #include <set>
@@ -88,6 +89,12 @@ bool makesNewStorage(const Node* node) {
                                               "avg_pool2d",
                                               "adaptive_avg_pool2d",
                                               "embedding",
+                                              "index",
+                                              "index_select",
+                                              "gather",
+                                              "index_put",
+                                              "index_copy",
+                                              "masked_scatter",
                                               "cat",
                                               "stack",
                                               "clone",
@@ -95,6 +102,11 @@ bool makesNewStorage(const Node* node) {
                                               "ones",
                                               "full",
                                               "empty",
+                                              "empty_strided",
+                                              "new_empty",
+                                              "new_zeros",
+                                              "new_ones",
+                                              "new_full",
                                               "rand",
                                               "randn",
                                               "zeros_like",
@@ -110,8 +122,9 @@ bool makesNewStorage(const Node* node) {
                                               "le",
                                               "gt",
                                               "ge"};
-  return node->kind().is_aten() && makesTensor(node) &&
-         names.count(node->kind().toUnqualString());
+  return node->kind() == writtenSymbol() ||
+         (node->kind().is_aten() && makesTensor(node) &&
+          names.count(node->kind().toUnqualString()));
 }
 
 /// Whether the output may share storage with the first operand only: type_as

@@ -69,14 +69,23 @@ bool Sweep::findElements(NodeId n, const Candidate& c, Choice& choice) const {
   if (!knownInPart(n) || !c.elementwise || c.solved.size() != 1)
     return false;
   const ValueId y = flow_.canonical(flow_.node(n).results[0]);
-  const Elements& known = parts_.at(y).front();
+  const Elements known = knownPart(y);
   std::optional<Elements> both =
-      c.elements.empty() ? known : intersection(known, c.elements[0]);
+      intersection(known, c.elements.empty() ? Elements{} : c.elements[0]);
   if (!both)
     return false;
   choice.elements = {*both};
   choice.ofPart = true;
   return true;
+}
+
+/// What is known of a value, as one set: masks and places do not go together.
+Elements Sweep::knownPart(ValueId v) const {
+  std::vector<Elements> sets;
+  for (const Elements& part : parts_.at(flow_.canonical(v)))
+    if (sets.empty() || part.isMasked() == sets[0].isMasked())
+      sets.push_back(part);
+  return united(sets);
 }
 
 bool Sweep::anyAvailable(NodeId n) const {
@@ -94,7 +103,9 @@ double Sweep::growthOf(NodeId n) const {
 }
 
 bool Sweep::classAllowed(RuleClass cls) const {
-  return pass_ == 2 || (cls != RuleClass::Solve && cls != RuleClass::Pointwise);
+  return pass_ == 2 ||
+         (cls != RuleClass::Solve && cls != RuleClass::Pointwise &&
+          cls != RuleClass::Normalisation);
 }
 
 void Sweep::refuse(NodeId n, Reason reason, std::string detail) {
@@ -158,31 +169,26 @@ void Sweep::process(NodeId n) {
     return;
   if (info.effect == EffectKind::Effect || info.results.empty())
     return keepPlain(n);
-  const bool any = anyAvailable(n) || knownInPart(n);
-  if (!any && interior_[n])
+  const bool any = anyAvailable(n), part = knownInPart(n);
+  if (!any && !part && interior_[n])
     return;
   const std::vector<Candidate>& candidates = candidatesOf(n, context_);
+  Choice choice;
+  if (any || part)
+    choice = choose(n, candidates);
   std::vector<ValueId> anchors;
-  if (!any) {
-    // Start a chain here only where something is worth undoing.
-    const bool starts = std::any_of(
-        candidates.begin(), candidates.end(), [&](const Candidate& c) {
-          if (c.refused)
-            return false;
-          return isCombination(c.cls) || c.cls == RuleClass::Annotated ||
-                 (pass_ == 2 && classAllowed(c.cls) &&
-                  c.cls != RuleClass::Free && c.cls != RuleClass::Scale);
-        });
-    if (starts)
+  // Start a chain here only where something is worth undoing; a part of the
+  // result that led nowhere is held with the rest.
+  if (choice.candidate == -2 && !any) {
+    if (isWorthAnAnchor(candidates))
       anchors = anchorsFor(n);
-    if (anchors.empty()) {
+    for (ValueId v : anchors)
+      avail_[flow_.canonical(v)] = Availability::Anchor;
+    if (!anchors.empty())
+      choice = choose(n, candidates);
+    else if (!part)
       refuseUnfit(n, candidates);
-      return keepPlain(n);
-    }
   }
-  for (ValueId v : anchors)
-    avail_[flow_.canonical(v)] = Availability::Anchor;
-  Choice choice = choose(n, candidates);
   if (choice.candidate == -2) {
     for (ValueId v : anchors)
       avail_[flow_.canonical(v)] = Availability::None;
@@ -193,18 +199,30 @@ void Sweep::process(NodeId n) {
   commit(n, c, choice, anchors);
 }
 
+/// (Not a norm: that it keeps its operand costs as much as an anchor.)
+bool Sweep::isWorthAnAnchor(const std::vector<Candidate>& candidates) const {
+  return std::any_of(
+      candidates.begin(), candidates.end(), [&](const Candidate& c) {
+        if (c.refused)
+          return false;
+        return isCombination(c.cls) || c.cls == RuleClass::Annotated ||
+               (pass_ == 2 &&
+                (c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise));
+      });
+}
+
 /// Tells the conditions that fail, but where another rule undoes the operand.
 /// Of a layer or an activation only where a chain ends at it: a stem or a head
 /// that cannot be undone surprises nobody.
 void Sweep::refuseUnfit(NodeId n, const std::vector<Candidate>& candidates) {
   const auto& results = flow_.node(n).results;
-  const bool endsChain =
-      context_.options.forceSteps ||
+  const bool inChain =
       std::any_of(results.begin(), results.end(), [&](ValueId v) {
         return avail_[flow_.canonical(v)] == Availability::Rebuilt;
       });
+  const bool endsChain = context_.options.forceSteps || inChain;
   for (const Candidate& c : candidates) {
-    if (!c.refused || !classAllowed(c.cls))
+    if (!c.refused || !classAllowed(c.cls) || (c.quiet && !inChain))
       continue;
     if ((c.cls == RuleClass::Solve || c.cls == RuleClass::Pointwise) &&
         !endsChain)
@@ -271,7 +289,8 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
   }
   // Solving from an output that only a plain operator happens to hold is
   // least squares against a saved activation: right on paper, silly in floats.
-  if (c.cls == RuleClass::Solve)
+  // And every network has norms behind which a plain layer keeps what it reads.
+  if (c.cls == RuleClass::Solve || c.cls == RuleClass::Normalisation)
     for (ValueId y : flow_.node(n).results) {
       const Availability a = avail_[flow_.canonical(y)];
       if (a != Availability::Rebuilt && a != Availability::Anchor &&
@@ -288,14 +307,15 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
       return choice;
     }
   }
-  Slice s = slice(c.others, c.solved, n, false);
+  Slice s = slice(c.others, c.solved, n, Stops::None);
   // An operand that follows from what is there (the network of a coupling) is
   // not lost: running it again gives it, and frees what is inside as well. Not
   // where that means running the model again from a value that is alive beyond
   // the node for another reason (a skip connection), and the other operand is
   // nearer; where it is not, the node's other ways come first.
   if (isCombination(c.cls)) {
-    const Slice own = slice(c.solved, {}, n, true, /*inputsToo=*/false);
+    const Slice own =
+        slice(c.solved, {}, n, Stops::Lasting, /*inputsToo=*/false);
     if (own.ok && !own.nodes.empty()) {
       if (own.anchors.empty() || !s.ok || s.nodes.empty())
         return choice;
@@ -303,7 +323,14 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
     }
   }
   if (!s.ok)
-    s = slice(c.others, c.solved, n, true);
+    s = slice(c.others, c.solved, n, Stops::Lasting);
+  // The end of a chain of two states (leapfrog): nobody behind the node reads
+  // the other one.
+  if (!s.ok && c.cls == RuleClass::Sum &&
+      std::all_of(c.solved.begin(), c.solved.end(),
+                  [&](ValueId x) { return isState(x); }))
+    if (Slice held = slice(c.others, c.solved, n, Stops::States); held.ok)
+      s = std::move(held);
   if (!s.ok) {
     explain(n, c, s);
     return choice;
@@ -349,7 +376,7 @@ Sweep::Choice Sweep::tryRecompute(NodeId n,
     // The operand must be a state of the chain, not merely held by somebody.
     if (avail_[flow_.canonical(c.solved[0])] != Availability::Rebuilt)
       continue;
-    Slice s = slice(c.others, {}, n, false);
+    Slice s = slice(c.others, {}, n, Stops::None);
     if (!s.ok || s.nodes.empty())
       continue;
     bool saves = false;
@@ -367,9 +394,15 @@ Sweep::Choice Sweep::tryRecompute(NodeId n,
   return choice;
 }
 
+/// The result of a sum: what a reversible network hands from block to block.
+bool Sweep::isState(ValueId v) const {
+  const NodeId def = flow_.value(flow_.canonical(v)).def;
+  return def >= 0 && flow_.value(v).isActivation() && isSum(def);
+}
+
 Sweep::Slice Sweep::slice(const std::vector<ValueId>& roots,
                           const std::vector<ValueId>& solved, NodeId at,
-                          bool anchorsOnDemand, bool inputsToo) const {
+                          Stops stops, bool inputsToo) const {
   Slice s;
   std::unordered_set<ValueId> seen;
   std::unordered_set<NodeId> nodes;
@@ -404,8 +437,9 @@ Sweep::Slice Sweep::slice(const std::vector<ValueId>& roots,
     }
     // A value that is alive beyond the node could be held for it.
     const bool lasting =
-        info.def < at && flow_.lastReader(v) > at && isTensor(info);
-    if (anchorsOnDemand && lasting &&
+        info.def < at && isTensor(info) &&
+        (flow_.lastReader(v) > at || (stops == Stops::States && isState(v)));
+    if (stops != Stops::None && lasting &&
         std::find(roots.begin(), roots.end(), v) == roots.end()) {
       terminals.insert(v);
       anchors.insert(v);
@@ -413,7 +447,7 @@ Sweep::Slice Sweep::slice(const std::vector<ValueId>& roots,
     }
     if (info.def < 0) {
       // The caller keeps its inputs: a mask, a condition.
-      if (!anchorsOnDemand || !inputsToo || !isTensor(info))
+      if (stops == Stops::None || !inputsToo || !isTensor(info))
         return fail(Reason::NotInvertible, v);
       terminals.insert(v);
       continue;
@@ -480,6 +514,8 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
     d.others = c->others;
     d.amplification = c->amplification;
     d.needsSizes = c->needsSizes;
+    d.sizesOptional = c->sizesOptional;
+    d.resizes = c->resizes;
   } else {
     d.rule = "recompute";
     for (const Candidate& other : candidatesOf(n, context_))
@@ -504,6 +540,23 @@ void Sweep::commit(NodeId n, const Candidate* c, const Choice& choice,
   undoFreeProducers(whole);
 }
 
+/// The known parts are all of the value. A size that they imply must be as
+/// large as others who read a part of it say.
+bool Sweep::partsCover(ValueId v) const {
+  const std::vector<Elements>& parts = parts_.at(flow_.canonical(v));
+  if (!covers(parts))
+    return false;
+  const std::optional<int64_t> size = sizeImplied(parts);
+  if (!size)
+    return true;
+  for (NodeId reader : flow_.value(v).readers)
+    for (const Candidate& c : candidatesOf(reader, context_))
+      for (size_t i = 0; i < c.elements.size(); ++i)
+        if (c.solved[i] == v && leastSize(c.elements[i]) > *size)
+          return false;
+  return true;
+}
+
 /// What the derivation solves is known now, wholly or in part.
 void Sweep::learn(const Derivation& d, double growth) {
   for (size_t i = 0; i < d.solved.size(); ++i) {
@@ -513,7 +566,7 @@ void Sweep::learn(const Derivation& d, double growth) {
     growth_[x] = std::max(growth_[x], growth);
     if (solvesPart(d, i)) {
       parts_[x].push_back(d.elements[i]);
-      if (!covers(parts_[x]))
+      if (!partsCover(d.solved[i]))
         continue;
       joined_.insert(x);
     }

@@ -21,9 +21,13 @@ public:
 
   const std::vector<Derivation>& derivations() const { return derivations_; }
   const std::vector<Availability>& availability() const { return avail_; }
-  /// Recompute derivations that were dropped after they had hidden what lies
-  /// inside of them from the sweep: to be banned in the next one.
-  const Bans& doubled() const { return doubled_; }
+  /// Derivations that were dropped after they had hidden something from the
+  /// sweep, to be banned in the next one: recompute derivations, inside of
+  /// which something lies; parts that led nowhere, where the whole could be
+  /// held.
+  const Bans& hindering() const { return hindering_; }
+  /// What is told of such parts, since the next sweep will not see them.
+  std::vector<Refusal> takeLost() { return std::move(lost_); }
   std::vector<Refusal> takeRefusals() { return std::move(refusals_); }
 
 private:
@@ -55,20 +59,30 @@ private:
   void process(NodeId n);
   void keepPlain(NodeId n);
   bool classAllowed(RuleClass cls) const;
+  bool isWorthAnAnchor(const std::vector<Candidate>& candidates) const;
   bool anyAvailable(NodeId n) const;
   bool allAvailable(const std::vector<ValueId>& vs) const;
   bool resultsAvailable(NodeId n) const;
   bool knownInPart(NodeId n) const;
+  Elements knownPart(ValueId v) const;
   bool findElements(NodeId n, const Candidate& c, Choice& choice) const;
   void learn(const Derivation& d, double growth);
+  bool partsCover(ValueId v) const;
   void dropUnfinished();
   std::vector<ValueId> anchorsFor(NodeId n) const;
   Choice choose(NodeId n, const std::vector<Candidate>& candidates);
   Choice tryCandidate(NodeId n, const Candidate& c, int index);
   Choice tryRecompute(NodeId n, const std::vector<Candidate>& candidates);
+  /// Where the search for a conditioner may stop beside available values.
+  enum class Stops {
+    None,
+    Lasting, ///< values alive beyond the node, to be held; inputs of the method
+    States,  ///< and results of sums: a state that nobody reads behind the node
+  };
   Slice slice(const std::vector<ValueId>& roots,
-              const std::vector<ValueId>& solved, NodeId at,
-              bool anchorsOnDemand, bool inputsToo = true) const;
+              const std::vector<ValueId>& solved, NodeId at, Stops stops,
+              bool inputsToo = true) const;
+  bool isState(ValueId v) const;
   bool recomputable(const std::vector<ValueId>& solved, const Slice& s) const;
   void commit(NodeId n, const Candidate* c, const Choice& choice,
               const std::vector<ValueId>& resultAnchors);
@@ -103,8 +117,8 @@ private:
   std::vector<bool> interior_; ///< node is part of a conditioner
   std::vector<bool> done_;     ///< node made a derivation
   std::vector<Derivation> derivations_;
-  std::vector<Refusal> refusals_;
-  Bans doubled_;
+  std::vector<Refusal> refusals_, lost_;
+  Bans hindering_;
 };
 
 } // namespace inv::opt

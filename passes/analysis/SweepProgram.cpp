@@ -26,9 +26,18 @@ void Sweep::dropUnfinished() {
       for (ValueId y : flow_.node(d.node).results)
         wanted.insert(flow_.canonical(y));
   }
+  bool lost = false;
   for (size_t i = 0; i < derivations_.size(); ++i)
-    if (const Derivation& d = derivations_[i]; !used[i] && d.ofPart)
-      refuse(d.node, Reason::PartLost, nameOf(flow_.value(d.solved[0]).value));
+    if (const Derivation& d = derivations_[i]; !used[i] && d.ofPart) {
+      lost = true;
+      lost_.push_back(
+          {d.node, Reason::PartLost, nameOf(flow_.value(d.solved[0]).value)});
+    }
+  // Without the parts that it came from the next sweep may hold the whole.
+  for (size_t i = 0; lost && i < derivations_.size(); ++i)
+    if (const Derivation& d = derivations_[i]; !used[i] && !d.ofPart)
+      for (ValueId x : d.solved)
+        hindering_.insert({d.node, x});
   size_t i = 0;
   std::erase_if(derivations_, [&](const Derivation&) { return !used[i++]; });
 }
@@ -46,7 +55,7 @@ void Sweep::dropDoubledRecomputations() {
         std::any_of(d.conditioner.begin(), d.conditioner.end(),
                     [&](NodeId n) { return undone.count(n) != 0; });
     if (doubled)
-      doubled_.insert({d.node, -1});
+      hindering_.insert({d.node, -1});
     return doubled;
   });
 }

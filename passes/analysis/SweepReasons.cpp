@@ -140,7 +140,7 @@ void Sweep::explainKept(NodeId n, const Candidate& c) {
       return;
   }
   if (c.cls == RuleClass::Sum) {
-    const Slice network = slice(c.others, c.solved, n, false);
+    const Slice network = slice(c.others, c.solved, n, Stops::None);
     if (!network.ok || network.nodes.empty())
       return;
     if (isParallelUpdate(n, c)) // kept by the other half's network

@@ -4,8 +4,10 @@
 #include "passes/export/ReadableOrder.h"
 #include "passes/support/AtomicFile.h"
 #include "passes/support/Error.h"
+#include "passes/support/Holds.h"
 #include "passes/support/Symbols.h"
 #include "passes/support/Version.h"
+#include "passes/support/Written.h"
 
 #include <algorithm>
 #include <fstream>
@@ -70,6 +72,8 @@ void installMethods(Model& model) {
     type->unsafeRemoveMethod(method.name);
     cu->unsafeRemoveMethod(name);
     auto graph = method.graph->copy();
+    lowerWritten(graph->block());
+    lowerHolds(graph->block());
     arrangeForReading(*graph);
     Function* fresh = cu->create_function(name, std::move(graph));
     fresh->setSchema(std::move(schema));

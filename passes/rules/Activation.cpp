@@ -1,10 +1,15 @@
 // Strictly monotone activations.
 //
 //   leaky_relu(x, s), s > 0    leaky_relu(y, 1/s)
+//   prelu(x, w), w > 0         prelu(y, 1/w)
 //   elu, selu, celu            log1p on the negative side
-//   softplus(x)                y + log(-expm1(-y))
+//   softplus(x, beta)          y + log(-expm1(-beta y)) / beta
+//   log_sigmoid                y - log(-expm1(y))
 //   sigmoid, tanh, atan        logit, atanh, tan
-//   sinh, asinh, exp, log      asinh, sinh, log, exp
+//   logit, atanh               sigmoid, tanh
+//   sinh, asinh                asinh, sinh
+//   exp, log, expm1, log1p     log, exp, log1p, expm1
+//   softsign                   y / (1 - |y|)
 //
 // Closed forms: Abramowitz & Stegun, chapter 4; softplus so that neither exp
 // overflows nor log cancels. Many of them saturate: far out, y says little or
@@ -12,8 +17,12 @@
 // measures it in forward. They are left alone without --saturating.
 // Not matched: relu, gelu, silu (not monotone or not strictly), a slope that is
 // not a positive constant, elu with scales other than constants, softplus with
-// a threshold that another value than the default.
+// a threshold below 20 (its two pieces then overlap), logit with a bound.
 #include "passes/rules/Match.h"
+#include "passes/rules/WeightSolve.h"
+
+#include <ATen/ops/gt.h>
+#include <ATen/ops/isfinite.h>
 
 #include <cmath>
 #include <string>
@@ -103,6 +112,34 @@ const std::unordered_map<std::string, Activation>& plainOnes() {
         [](const Code& code, Value* y) {
           return code("reciprocal", {code("cosh", {y})});
         }}},
+      // The slopes of these two are 1 at least.
+      {"logit", {oneOperator("sigmoid"), {}}},
+      {"atanh", {oneOperator("tanh"), {}}},
+      {"softsign",
+       {[](const Code& code, Value* y) {
+          return code("div", {y, oneMinus(code, code("abs", {y}))});
+        },
+        [](const Code& code, Value* y) {
+          return code("square", {oneMinus(code, code("abs", {y}))});
+        }}},
+      {"log_sigmoid",
+       {[](const Code& code, Value* y) {
+          Value* rest = code("neg", {code("expm1", {y})});
+          return code("sub", {y, code("log", {rest})});
+        },
+        [](const Code& code, Value* y) {
+          return code("neg", {code("expm1", {y})});
+        }}},
+      {"expm1",
+       {oneOperator("log1p"),
+        [](const Code& code, Value* y) {
+          return code("add", {y, code.number(1.0), code.g.insertConstant(1)});
+        }}},
+      {"log1p",
+       {oneOperator("expm1"),
+        [](const Code& code, Value* y) {
+          return code("exp", {code("neg", {y})});
+        }}},
       {"exp", {oneOperator("log"), [](const Code&, Value* y) { return y; }}},
       {"log",
        {oneOperator("exp"),
@@ -145,20 +182,58 @@ std::optional<Activation> ofExponentialUnit(const Node* n, bool isCelu,
 }
 
 std::optional<Activation> ofSoftplus(const Node* n, std::string& why) {
-  if (constantScalar(n->input(1)) != 1.0 ||
-      constantScalar(n->input(2)) != 20.0) {
-    why = "beta and threshold are not 1 and 20";
+  const std::optional<double> beta = constantScalar(n->input(1));
+  const std::optional<double> threshold = constantScalar(n->input(2));
+  if (!beta || !(*beta > 0.0) || !std::isfinite(*beta) || !threshold ||
+      *threshold < 20.0) {
+    why = "beta is not a positive constant, or the threshold is below 20";
     return std::nullopt;
   }
   Activation a;
-  a.inverse = [](const Code& code, Value* y) {
-    Value* rest = code("neg", {code("expm1", {code("neg", {y})})});
-    return code("add", {y, code("log", {rest})});
+  // Beyond the threshold y is x, and the sum below is y to the last bit.
+  a.inverse = [beta = *beta](const Code& code, Value* y) {
+    Value* scaled = code("mul", {y, code.number(-beta)});
+    Value* rest = code("neg", {code("expm1", {scaled})});
+    return code("add",
+                {y, code("div", {code("log", {rest}), code.number(beta)})});
   };
-  a.slope = [](const Code& code, Value* y) {
-    return code("neg", {code("expm1", {code("neg", {y})})});
+  a.slope = [beta = *beta](const Code& code, Value* y) {
+    Value* scaled = code("mul", {y, code.number(-beta)});
+    return code("neg", {code("expm1", {scaled})});
   };
   return a;
+}
+
+/// prelu with a weight that is positive in the saved model; measured again by
+/// the step.
+std::optional<Candidate> preluCandidate(Node* n, const RuleContext& context) {
+  Value* weight = n->input(1);
+  const ValueId w = context.flow.idOf(weight);
+  if (w < 0 || context.flow.value(w).isActivation())
+    return std::nullopt;
+  Candidate c;
+  const auto saved = savedValue(weight, context);
+  if (!saved || saved->numel() == 0 ||
+      !at::isfinite(*saved).all().item<bool>() ||
+      !at::gt(*saved, 0).all().item<bool>()) {
+    c.refused = Reason::NotInvertible;
+    c.detail = saved ? "the slope is not positive everywhere" : nameOf(weight);
+    return c;
+  }
+  c.others = {w};
+  c.amplification = std::max(1.0, 1.0 / saved->min().item<double>());
+  c.emit = [weight](InverseBuilder& b) {
+    Graph& g = b.graph();
+    Value* back = g.insert(aten::reciprocal, {b.operand(weight)});
+    return std::vector<Value*>{g.insert(aten::prelu, {b.result(0), back})};
+  };
+  // Also 1 where all slopes are larger: the positive side is unchanged.
+  c.growth = [weight](InverseBuilder& b) {
+    Graph& g = b.graph();
+    return g.insert(aten::reciprocal,
+                    {g.insert(aten::min, {b.operand(weight)})});
+  };
+  return c;
 }
 
 /// Nothing where `n` is no activation of the table; `why` is set where it is
@@ -168,8 +243,9 @@ std::optional<Activation> activationOf(const Node* n, std::string& why) {
     return std::nullopt;
   const std::string name = n->kind().toUnqualString();
   if (auto found = plainOnes().find(name); found != plainOnes().end())
-    return n->inputs().size() == 1 ? std::optional(found->second)
-                                   : std::nullopt;
+    return n->inputs().size() == 1 || (name == "logit" && isNone(n->input(1)))
+               ? std::optional(found->second)
+               : std::nullopt;
   if (name == "leaky_relu")
     return ofLeakyRelu(n, why);
   if (name == "elu" || name == "celu")
@@ -191,17 +267,23 @@ void activationRule(NodeId id, const RuleContext& context,
     return;
   std::string why;
   const std::optional<Activation> found = activationOf(n, why);
-  if ((!found && why.empty()) ||
+  const std::optional<Candidate> prelu =
+      n->kind() == aten::prelu ? preluCandidate(n, context) : std::nullopt;
+  if ((!found && !prelu && why.empty()) ||
       (found && found->slope && !context.options.saturating))
     return;
   const ValueId x = flow.idOf(n->input(0));
   if (x < 0 || !flow.value(x).isActivation() || !isTensor(flow.value(x)))
     return;
-  Candidate c;
+  Candidate c = prelu ? *prelu : Candidate{};
   c.rule = "activation";
   c.cls = RuleClass::Pointwise;
   c.elementwise = true;
   c.solved = {x};
+  if (prelu) {
+    out.push_back(std::move(c));
+    return;
+  }
   if (!found) {
     c.refused = Reason::NotInvertible;
     c.detail = why;

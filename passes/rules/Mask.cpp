@@ -17,94 +17,13 @@
 // masks computed from the input, trainable ones (a gradient would move them
 // away from 0 and 1), masks without a zero (family "scale" or "product").
 #include "passes/rules/Match.h"
-#include "passes/rules/WeightSolve.h"
-
-#include <ATen/ops/eq.h>
-#include <ATen/ops/logical_not.h>
-#include <ATen/ops/ne.h>
+#include "passes/rules/Support.h"
 
 namespace inv::opt {
 
 using namespace torch::jit;
 
 namespace {
-
-/// The value of a tensor that is the same in each call, as far as the model
-/// itself goes: a mask's shape and place, but for broadcasting and casts.
-std::optional<at::Tensor> fixedTensor(Value* v, const RuleContext& context) {
-  static const std::unordered_set<Symbol> through = {
-      aten::to, aten::type_as, aten::expand, aten::expand_as,
-      Symbol::fromQualString("aten::float")};
-  Value* source = v;
-  while (through.count(source->node()->kind()))
-    source = source->node()->input(0);
-  const ValueId id = context.flow.idOf(source);
-  if (id < 0 || !isTensor(context.flow.value(id)) ||
-      !context.flow.value(id).fixed)
-    return std::nullopt;
-  const auto value = savedValue(source, context);
-  return value && !value->is_complex() ? value : std::nullopt;
-}
-
-/// Where the mask lets through; nothing where it is none.
-std::optional<Elements> maskOf(Value* m, const RuleContext& context,
-                               bool zero = false) {
-  auto value = fixedTensor(m, context);
-  if (!value || value->dim() == 0)
-    return std::nullopt;
-  at::Tensor on = at::ne(*value, 0);
-  if (value->scalar_type() != at::kBool &&
-      !at::eq(*value, on).all().item<bool>())
-    return std::nullopt;
-  if (on.all().item<bool>() || !on.any().item<bool>())
-    return std::nullopt;
-  return Elements::masked(zero ? at::logical_not(on) : on, {m, zero});
-}
-
-bool isZeroScalar(const Value* v) { return constantScalar(v) == 0.0; }
-
-/// Elements outside of which `v` is zero, by the masks that made it. Looks
-/// through a few products and sums.
-std::optional<Elements> supportOf(Value* v, const RuleContext& context,
-                                  int depth = 6) {
-  Node* n = v->node();
-  if (depth == 0 || n->inputs().empty() ||
-      !n->input(0)->type()->isSubtypeOf(*c10::TensorType::get()))
-    return std::nullopt;
-  auto of = [&](size_t i) {
-    return supportOf(n->input(i), context, depth - 1);
-  };
-  if (n->kind() == aten::mul) {
-    std::optional<Elements> all;
-    for (Value* factor : n->inputs()) {
-      if (!factor->type()->isSubtypeOf(*c10::TensorType::get()))
-        continue;
-      auto one = maskOf(factor, context);
-      if (!one)
-        one = supportOf(factor, context, depth - 1);
-      if (one)
-        all = all ? intersection(*all, *one) : one;
-    }
-    return all;
-  }
-  if (n->kind() == aten::neg || n->kind() == aten::contiguous ||
-      (n->kind() == aten::div && n->inputs().size() == 2))
-    return of(0);
-  if ((n->kind() == aten::add || n->kind() == aten::sub) &&
-      n->input(1)->type()->isSubtypeOf(*c10::TensorType::get())) {
-    const auto a = of(0), b = of(1);
-    return a && b && *a == *b ? a : std::nullopt;
-  }
-  if (n->kind() == aten::masked_fill && isZeroScalar(n->input(2)))
-    return maskOf(n->input(1), context, true);
-  if (n->kind() == aten::where && n->inputs().size() == 3) {
-    if (isZeroScalar(n->input(2)))
-      return maskOf(n->input(0), context);
-    if (isZeroScalar(n->input(1)))
-      return maskOf(n->input(0), context, true);
-  }
-  return std::nullopt;
-}
 
 /// A candidate for the parts of operands: `operands[i]` where `masks[i]` is.
 void addParts(const RuleContext& context,
@@ -120,8 +39,7 @@ void addParts(const RuleContext& context,
       continue;
     c.solved.push_back(x);
     c.elements.push_back(elements);
-    for (const Elements::Factor& factor : elements.factors)
-      c.others.push_back(flow.idOf(factor.tensor));
+    addTensorsOf(elements, flow, c.others);
   }
   if (c.solved.empty())
     return;
@@ -159,9 +77,8 @@ void joinCandidate(Node* n, const RuleContext& context,
   c.cls = RuleClass::Free;
   c.solved = {ip, iq};
   c.needsSizes = true;
-  for (const auto* e : {&*a, &*b})
-    for (const Elements::Factor& factor : e->factors)
-      c.others.push_back(flow.idOf(factor.tensor));
+  addTensorsOf(*a, flow, c.others);
+  addTensorsOf(*b, flow, c.others);
   c.emit = [a = *a, b = *b](InverseBuilder& builder) -> std::vector<Value*> {
     Graph& g = builder.graph();
     Value* y = builder.result(0);

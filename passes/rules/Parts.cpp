@@ -1,7 +1,8 @@
 // Taking a part of a tensor: each gives its elements back, and together they
 // may give the whole (analysis/Elements.h).
 //
-//   y = x[..., a:b:c]             constant, not negative bounds
+//   y = x[..., a:b:c], narrow(x, d, a, n)
+//                                 constant, not negative bounds
 //   y = x.select(d, i)            constant i >= 0
 //   y = x[:, indices], index_select(x, d, indices)
 //                                 constant indices, or those of a buffer
@@ -12,8 +13,8 @@
 // are cut at one bound (x[:, :k], x[:, k:]) are a split (transforms/JoinSlices)
 // and of family "split-join". Not matched: bounds counted from the end, indices
 // that the method computes from its input, masks as indices.
+#include "passes/rules/Indices.h"
 #include "passes/rules/Match.h"
-#include "passes/rules/WeightSolve.h"
 
 namespace inv::opt {
 
@@ -33,24 +34,13 @@ std::optional<Elements> sliceOf(Node* n) {
   return Elements::slice(*dim, *start, *end, *step);
 }
 
-/// The places that `indices` names, along `dim` >= 0.
-std::optional<Elements> indexOf(Value* indices, int64_t dim,
-                                const RuleContext& context) {
-  constexpr int64_t kMostIndices = 1 << 20;
-  const ValueId id = context.flow.idOf(indices);
-  if (dim < 0 || id < 0 || !isFixedTensor(context.flow.value(id)))
+/// narrow(x, dim, start, length), which does not go beyond x's end.
+std::optional<Elements> narrowOf(Node* n) {
+  const auto dim = constantInt(n->input(1)), start = constantInt(n->input(2)),
+             length = constantInt(n->input(3));
+  if (!dim || !start || !length || *start < 0 || *length < 0)
     return std::nullopt;
-  const auto value = savedValue(indices, context);
-  if (!value || value->scalar_type() != at::kLong || value->dim() != 1 ||
-      value->numel() == 0 || value->numel() > kMostIndices)
-    return std::nullopt;
-  const at::Tensor flat = value->cpu().contiguous();
-  std::vector<int64_t> places(flat.data_ptr<int64_t>(),
-                              flat.data_ptr<int64_t>() + flat.numel());
-  for (int64_t place : places)
-    if (place < 0)
-      return std::nullopt;
-  return Elements::index(dim, std::move(places), indices);
+  return Elements::slice(*dim, *start, *start + *length, 1);
 }
 
 /// x[:, :, indices] alone, without a second index.
@@ -64,7 +54,7 @@ std::optional<Elements> indexOf(Node* n, const RuleContext& context) {
       return std::nullopt;
   if (isNone(list->input(last)))
     return std::nullopt;
-  return indexOf(list->input(last), int64_t(last), context);
+  return indexElements(list->input(last), int64_t(last), context);
 }
 
 } // namespace
@@ -77,6 +67,8 @@ void partsRule(NodeId id, const RuleContext& context,
   bool select = false;
   if (n->kind() == aten::slice) {
     part = sliceOf(n);
+  } else if (n->kind() == aten::narrow && n->inputs().size() == 4) {
+    part = narrowOf(n);
   } else if (n->kind() == aten::select && n->inputs().size() == 3) {
     const auto dim = constantInt(n->input(1)), at = constantInt(n->input(2));
     if (dim && at && *at >= 0)
@@ -86,7 +78,7 @@ void partsRule(NodeId id, const RuleContext& context,
     part = indexOf(n, context);
   } else if (n->kind() == aten::index_select && n->inputs().size() == 3) {
     if (auto dim = constantInt(n->input(1)))
-      part = indexOf(n->input(2), *dim, context);
+      part = indexElements(n->input(2), *dim, context);
   }
   if (!part)
     return;
@@ -98,9 +90,11 @@ void partsRule(NodeId id, const RuleContext& context,
   c.cls = RuleClass::Free;
   c.solved = {x};
   c.needsSizes = true;
-  if (part->indices)
-    c.others = {flow.idOf(part->indices)};
-  const int64_t dim = part->dim;
+  addTensorsOf(*part, flow, c.others);
+  // Where nothing else is read of x, 0, 1, 2, ... are all that there is.
+  Elements::Term& term = part->terms[0];
+  term.alone = term.indices && flow.value(x).readers.size() == 1;
+  const int64_t dim = term.dim;
   c.elements = {*std::move(part)};
   c.emit = [dim, select](InverseBuilder& b) -> std::vector<Value*> {
     return {select ? b.graph().insert(aten::unsqueeze, {b.result(0), dim})

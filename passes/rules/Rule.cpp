@@ -18,6 +18,8 @@ const char* nameOf(RuleClass cls) {
     return "solve";
   case RuleClass::Pointwise:
     return "pointwise";
+  case RuleClass::Normalisation:
+    return "normalisation";
   }
   return "";
 }

@@ -27,13 +27,14 @@ namespace inv::opt {
 
 /// When a rule may fire (docs/analysis.md, "Two passes by rule class").
 enum class RuleClass {
-  Free,      ///< layout, split and join: moves values, exact
-  Sum,       ///< add and subtract another operand
-  Product,   ///< multiply or divide by another operand
-  Scale,     ///< multiply by a known non-zero constant, add a constant
-  Annotated, ///< a module whose inverse the user wrote
-  Solve,     ///< linear layers
-  Pointwise, ///< monotone activations
+  Free,          ///< layout, split and join: moves values, exact
+  Sum,           ///< add and subtract another operand
+  Product,       ///< multiply or divide by another operand
+  Scale,         ///< multiply by a known non-zero constant, add a constant
+  Annotated,     ///< a module whose inverse the user wrote
+  Solve,         ///< linear layers
+  Pointwise,     ///< monotone activations
+  Normalisation, ///< batch norm and its like
 };
 
 const char* nameOf(RuleClass);
@@ -49,10 +50,22 @@ public:
   /// A value of the model's graph, inside the inverse: one of the candidate's
   /// `others`, or a constant.
   virtual torch::jit::Value* operand(torch::jit::Value* original) = 0;
+  /// Whether a solved operand exists outside of the step, so that its sizes can
+  /// be asked for. What the step makes itself and undoes again does not.
+  virtual bool isOutside(torch::jit::Value* solved) = 0;
   /// size(v, dim) and size(v) of a solved operand; recorded in forward and
   /// handed to the inverse, since the operand is gone there.
   virtual torch::jit::Value* sizeOf(torch::jit::Value* solved, int64_t dim) = 0;
   virtual torch::jit::Value* sizesOf(torch::jit::Value* solved) = 0;
+  /// A small tensor that follows from a solved operand (its mean): `make`
+  /// appends the code that computes it, given what stands for a value of the
+  /// model's graph there. That code runs before the step, without a gradient;
+  /// the inverse is handed the result. `name` tells several apart.
+  using Lookup = std::function<torch::jit::Value*(torch::jit::Value*)>;
+  virtual torch::jit::Value*
+  recorded(torch::jit::Value* solved, const std::string& name,
+           const std::function<torch::jit::Value*(torch::jit::Graph&,
+                                                  const Lookup&)>& make) = 0;
   /// The body of a method of the module that `callNode` (a prim::CallMethod)
   /// calls, on `arguments`; returns its results, a tuple taken apart.
   virtual std::vector<torch::jit::Value*>
@@ -78,8 +91,14 @@ struct Candidate {
   /// Bound on |error in solved| / |error in result|, 1 where exact in real
   /// arithmetic without growth.
   double amplification = 1.0;
-  /// The inverse asks for the sizes of what it solves.
+  /// The inverse asks for the sizes of what it solves, or records something of
+  /// it: it must exist in the method.
   bool needsSizes = false;
+  /// It does so only where InverseBuilder::isOutside().
+  bool sizesOptional = false;
+  /// The result may have more elements than what is solved, none of which is a
+  /// repetition: a padding, a linear layer.
+  bool resizes = false;
   /// Appends the inverse to builder.graph() and returns the solved values.
   std::function<std::vector<torch::jit::Value*>(InverseBuilder&)> emit;
   /// Where that bound depends on values: appends code that gives it for the
@@ -91,6 +110,9 @@ struct Candidate {
   /// above is used, and the reason is reported.
   std::optional<Reason> refused;
   std::string detail; ///< of the refusal
+  /// The refusal is worth telling only where a chain ends at the node: networks
+  /// are full of such nodes that nobody meant to be undone.
+  bool quiet = false;
 };
 
 /// What a rule may look at.

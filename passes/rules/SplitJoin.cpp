@@ -2,6 +2,7 @@
 //
 //   y... = chunk / split / split_with_sizes / tensor_split (x, ..., d)
 //                              => x = cat([y...], d)
+//   y... = hsplit / vsplit / dsplit (x, ...) => x = hstack / vstack / dstack
 //   y... = unbind(x, d)        => x = stack([y...], d)
 //   y = cat([x...], d)         => x... = split_with_sizes(y, sizes of x at d)
 //   y = stack([x...], d)       => x... = unbind(y, d)
@@ -12,6 +13,7 @@
 // that names one tensor twice.
 #include "passes/rules/Match.h"
 
+#include <string>
 #include <unordered_set>
 
 namespace inv::opt {
@@ -20,15 +22,26 @@ using namespace torch::jit;
 
 namespace {
 
+/// The join of a split whose dimension depends on how many x has.
+const char* joinOf(const Node* n) {
+  const std::string name = n->kind().toUnqualString();
+  return name == "hsplit"   ? "aten::hstack"
+         : name == "vsplit" ? "aten::vstack"
+         : name == "dsplit" ? "aten::dstack"
+                            : nullptr;
+}
+
 const Value* dimArgument(const Node* n) {
   if (n->kind() == aten::unbind)
     return n->input(1);
   return n->inputs().back();
 }
 
-void splitCandidate(const Dataflow& flow, NodeId id, int64_t dim, bool unbind,
+void splitCandidate(const Dataflow& flow, NodeId id, std::optional<int64_t> dim,
                     std::vector<Candidate>& out) {
   const NodeInfo& info = flow.node(id);
+  const bool unbind = info.node->kind() == aten::unbind;
+  const char* join = joinOf(info.node);
   for (ValueId piece : info.results)
     if (!isTensor(flow.value(piece)))
       return; // the list is not unpacked: its length is unknown
@@ -37,14 +50,17 @@ void splitCandidate(const Dataflow& flow, NodeId id, int64_t dim, bool unbind,
   c.cls = RuleClass::Free;
   c.solved = {flow.idOf(info.node->input(0))};
   const size_t count = info.results.size();
-  c.emit = [count, dim, unbind](InverseBuilder& b) -> std::vector<Value*> {
+  c.emit = [count, dim, unbind,
+            join](InverseBuilder& b) -> std::vector<Value*> {
     Graph& g = b.graph();
     std::vector<Value*> pieces;
     for (size_t i = 0; i < count; ++i)
       pieces.push_back(b.result(i));
     Value* list =
         g.insertNode(g.createList(c10::TensorType::get(), pieces))->output();
-    return {g.insert(unbind ? aten::stack : aten::cat, {list, dim})};
+    if (join)
+      return {g.insert(Symbol::fromQualString(join), {list})};
+    return {g.insert(unbind ? aten::stack : aten::cat, {list, *dim})};
   };
   out.push_back(std::move(c));
 }
@@ -103,21 +119,29 @@ void splitJoinRule(NodeId id, const RuleContext& context,
   const Dataflow& flow = context.flow;
   const NodeInfo& info = flow.node(id);
   static const std::unordered_set<Symbol> splits = {
-      aten::chunk, aten::split, aten::split_with_sizes, aten::tensor_split,
-      aten::unbind};
-  const bool split = splits.count(info.node->kind()) != 0;
+      aten::chunk,
+      aten::split,
+      aten::split_with_sizes,
+      aten::tensor_split,
+      aten::unbind,
+      Symbol::fromQualString("aten::unsafe_chunk"),
+      Symbol::fromQualString("aten::unsafe_split"),
+      Symbol::fromQualString("aten::unsafe_split_with_sizes")};
+  const bool byName = info.node->kind().is_aten() && joinOf(info.node);
+  const bool split = byName || splits.count(info.node->kind()) != 0;
   const bool join =
       info.node->kind() == aten::cat || info.node->kind() == aten::stack;
   if (!split && !join)
     return;
-  const std::optional<int64_t> dim = constantInt(dimArgument(info.node));
-  if (!dim)
+  const std::optional<int64_t> dim =
+      byName ? std::nullopt : constantInt(dimArgument(info.node));
+  if (!dim && !byName)
     return;
   if (join)
     return joinCandidate(flow, id, *dim, info.node->kind() == aten::stack, out);
   const ValueId x = flow.idOf(info.node->input(0));
   if (x >= 0 && flow.value(x).isActivation())
-    splitCandidate(flow, id, *dim, info.node->kind() == aten::unbind, out);
+    splitCandidate(flow, id, dim, out);
 }
 
 } // namespace inv::opt

@@ -22,7 +22,8 @@ struct WeightFacts {
 std::optional<at::Tensor> savedValue(torch::jit::Value* weight,
                                      const RuleContext& context);
 
-/// REQUIRES: `matrix` has two dimensions, [out, in]. Refuses out < in, rank
+/// REQUIRES: `matrix` has two dimensions, [out, in], or three: one such matrix
+/// after the other, of which the worst counts. Refuses out < in, rank
 /// deficiency, a condition number above --max-condition, half precision.
 WeightFacts lookAtMatrix(const at::Tensor& matrix, const RuleContext& context);
 
@@ -32,5 +33,11 @@ WeightFacts lookAtMatrix(const at::Tensor& matrix, const RuleContext& context);
 torch::jit::Value* solveRows(torch::jit::Graph& graph, torch::jit::Value* y,
                              torch::jit::Value* matrix, bool transposed,
                              bool square);
+
+/// Likewise for a matrix each of `groups` groups, [groups, out, in], of the
+/// numbers that stand side by side in the last dimension of y.
+torch::jit::Value* solveGroups(torch::jit::Graph& graph, torch::jit::Value* y,
+                               torch::jit::Value* matrices, int64_t groups,
+                               bool square);
 
 } // namespace inv::opt

@@ -18,7 +18,18 @@
 // The order matters: lists first, since they hide values; reads merged before
 // slices are joined, since a split point is recognised by being the same value;
 // in-place operators before identities, since dropout and slices return their
-// operand and only then may readers be exchanged freely; the schedule last.
+// operand and only then may readers be exchanged freely; writes into a fresh
+// tensor gathered before slices are joined, since a slice that is written is no
+// piece of a split; parts that a state leaves unchanged when all is in place;
+// the schedule last.
+//
+// Two operators of the compiler's own come out of it, which stand for something
+// that the model has no one value for, and are written out again before
+// anything leaves the compiler:
+//
+//   inv_opt::written   a tensor into which pieces were written (y[:, ::2] = a)
+//   inv_opt::holds     a state, and the input of its network that it has
+//                      unchanged (y = x * exp(n * s(m * x)) + n * t(m * x))
 //
 // Ifs and loops keep their shape, but for branches that the saved model has
 // decided, loops over the elements of a list, which are unrolled, and tuples
@@ -41,6 +52,8 @@
 #include "passes/transforms/FoldBranches.h"
 #include "passes/transforms/FoldSizes.h"
 #include "passes/transforms/Functionalize.h"
+#include "passes/transforms/GatherWrites.h"
+#include "passes/transforms/HoldParts.h"
 #include "passes/transforms/JoinSlices.h"
 #include "passes/transforms/ListValues.h"
 #include "passes/transforms/LowerLists.h"
@@ -88,9 +101,15 @@ bool canonicalize(PassContext& ctx) {
     mergeReads(graph);
   }
   changed |= functionalize(graph);
+  if (gatherWrites(graph)) {
+    changed = true;
+    functionalize(graph);
+    mergeReads(graph);
+  }
   changed |= removeIdentities(graph);
   changed |= joinSlices(graph);
   changed |= mergeReads(graph);
+  changed |= holdParts(ctx);
   changed |= schedule(graph);
   return changed;
 }

@@ -32,11 +32,13 @@
 // are equal, as they usually are (only the run knows).
 //
 // Left alone: writes through views and into pieces of a split, copy_, fill_ and
-// index_put_, and everything not proved above.
+// index_put_ (into a fresh tensor these are GatherWrites' business), and
+// everything not proved above.
 #include "passes/transforms/Functionalize.h"
 
 #include "passes/analysis/StorageGroups.h"
 #include "passes/support/GraphUtil.h"
+#include "passes/support/Written.h"
 
 #include <optional>
 #include <set>
@@ -158,6 +160,8 @@ bool savesNoOperand(const Node* node) {
 
 /// Operators that keep none of their outputs for backward.
 bool savesNoOutput(const Node* node) {
+  if (node->kind() == writtenSymbol())
+    return true;
   static const std::set<std::string> names = {"add",
                                               "sub",
                                               "rsub",
@@ -323,6 +327,11 @@ static bool replaceSome(Graph& graph, std::vector<Node*>& writes) {
   }
   writes = std::move(left);
   return !changed.empty();
+}
+
+std::optional<c10::Symbol> outOfPlace(const Node* node) {
+  const auto replacement = replacementFor(node);
+  return replacement ? std::optional(replacement->kind) : std::nullopt;
 }
 
 bool functionalize(Graph& graph) {

@@ -13,9 +13,8 @@ struct Value;
 
 namespace inv::opt {
 
-/// `value` holds the elements that `elements` names: for a slice or indices
-/// these alone, as the operator gives them; for a mask among others, which may
-/// be anything.
+/// `value` holds the elements that `elements` names: these alone if they are
+/// compact, else among others, which may be anything.
 struct Part {
   Elements elements;
   torch::jit::Value* value = nullptr;
@@ -33,7 +32,8 @@ struct PartAccess {
 /// Whether the parts are all of the value.
 bool partsCover(const std::vector<Part>& parts);
 
-/// REQUIRES: the parts cover the value, or there is one (a mask's).
+/// A tensor of all elements, of which those that no part names may be anything.
+/// REQUIRES: all are masks, or none is.
 torch::jit::Value* joinParts(const std::vector<Part>& parts,
                              const PartAccess& access);
 
@@ -42,8 +42,8 @@ torch::jit::Value* joinParts(const std::vector<Part>& parts,
 bool needsCheck(const Elements& elements);
 
 /// A tensor of one element that is 0 where the parts do not cover the value or
-/// a mask holds other numbers than 0 and 1; null where there is nothing to
-/// check.
+/// a mask holds other numbers than 0 and 1 (buffers may be set to others); null
+/// where there is nothing to check.
 torch::jit::Value* checkParts(const std::vector<Part>& parts,
                               const PartAccess& access);
 

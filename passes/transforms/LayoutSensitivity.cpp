@@ -25,6 +25,8 @@
 #include "passes/transforms/LayoutSensitivity.h"
 
 #include "passes/support/GraphUtil.h"
+#include "passes/support/Holds.h"
+#include "passes/support/Written.h"
 #include "passes/transforms/LowerLists.h"
 #include "passes/transforms/Schedule.h"
 
@@ -93,8 +95,11 @@ LayoutUse layoutUse(const Use& use) {
                                              : LayoutUse::Insensitive;
   if (node->kind() == prim::dtype || node->kind() == prim::device)
     return LayoutUse::Insensitive;
-  if (node->kind() == c10::Symbol::fromQualString("inv::resplit"))
+  if (node->kind() == c10::Symbol::fromQualString("inv::resplit") ||
+      node->kind() == writtenSymbol())
     return LayoutUse::Insensitive;
+  if (node->kind() == holdsSymbol())
+    return use.offset == 0 ? LayoutUse::View : LayoutUse::Insensitive;
   if (!node->kind().is_aten())
     return LayoutUse::Sensitive;
   const std::string name = node->kind().toUnqualString();

@@ -18,11 +18,15 @@
 //   - sizes, dims, and pure expressions of numbers. A tensor's shape changes
 //     only by the few in-place operators that change geometry (squeeze_,
 //     resize_, ...): with one of those in the graph, sizes are left alone;
-//   - lists of numbers that are only read.
+//   - lists of numbers that are only read;
+//   - views (slices, selections, transpositions, ...) of a tensor whose storage
+//     nothing in the graph writes: x[:, ::2, ::2] and x[:, ::2, 1::2] are two
+//     halves of one half.
 // Everything merged is deterministic and without effect, so which of the equal
 // reads is executed cannot be told.
 #include "passes/transforms/MergeReads.h"
 
+#include "passes/analysis/StorageGroups.h"
 #include "passes/support/GraphUtil.h"
 
 #include <algorithm>
@@ -42,7 +46,8 @@ namespace {
 
 class Merger {
 public:
-  explicit Merger(Graph& graph) : graph_(graph) {
+  explicit Merger(Graph& graph)
+      : graph_(graph), groups_(graph, /*joinsApart=*/true) {
     static const std::set<std::string> geometry = {
         "squeeze_", "unsqueeze_", "resize_",   "resize_as_", "t_",
         "set_",     "transpose_", "swapaxes_", "swapdims_",  "as_strided_",
@@ -104,7 +109,16 @@ private:
     if (node->kind() == prim::GetAttr)
       return written_.count(node->s(attr::name)) ? ""
                                                  : key + node->s(attr::name);
-    return isPureNumber(node) ? key : "";
+    return isPureNumber(node) || isMergeableView(node) ? key : "";
+  }
+
+  bool isMergeableView(Node* node) const {
+    static const std::set<std::string> views = {
+        "slice",   "select",    "narrow", "transpose", "t",
+        "permute", "unsqueeze", "view",   "movedim"};
+    return node->kind().is_aten() &&
+           views.count(node->kind().toUnqualString()) != 0 &&
+           !groups_.isWritten(node->input(0));
   }
 
   bool isPureNumber(Node* node) const {
@@ -174,6 +188,7 @@ private:
   }
 
   Graph& graph_;
+  const StorageGroups groups_;
   std::set<std::string> written_;
   bool shapesChange_ = false;
   std::vector<Seen> scopes_;

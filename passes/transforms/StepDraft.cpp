@@ -3,8 +3,10 @@
 #include "passes/rules/Match.h"
 #include "passes/support/GraphUtil.h"
 #include "passes/support/Symbols.h"
+#include "passes/transforms/CompleteConditioners.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <unordered_map>
 #include <unordered_set>
@@ -67,7 +69,9 @@ public:
     uniteCastWithMaker();
     uniteWithReader();
     uniteParts();
+    uniteBetween();
     std::vector<StepDraft> steps = collectGroups();
+    completeConditioners(steps, flow_);
     findOwners(steps);
     std::vector<StepDraft> out;
     for (StepDraft& step : steps)
@@ -100,17 +104,12 @@ private:
   void uniteCastWithMaker();
   void uniteWithReader();
   void uniteParts();
+  void uniteBetween();
   bool feeds(size_t i, const Derivation& next);
   void leaveGivenParts(StepDraft& step, std::set<NodeId>& stream) const;
   std::vector<StepDraft> collectGroups();
   void findOwners(const std::vector<StepDraft>& steps);
   bool fill(StepDraft& step);
-  void pullIntegers(StepDraft& step);
-  void pullChecks(StepDraft& step);
-  std::vector<NodeId> readersThroughNumbers(ValueId v) const;
-  using Memo = std::unordered_map<ValueId, bool>;
-  bool computedInside(ValueId v, const std::unordered_set<NodeId>& inside,
-                      Memo& memo, std::vector<NodeId>& through) const;
   void fillInputs(StepDraft& step);
   void addOperand(StepDraft& step, ValueId v, bool ofFunction);
   void findLive(const std::vector<StepDraft>& steps);
@@ -183,6 +182,8 @@ void Drafter::uniteWithReader() {
       continue;
     if (next.needsSizes)
       continue; // the size of what would be inside is not there to be asked
+    if (d.resizes || next.resizes)
+      continue; // the runtime could not tell a broadcast operand any more
     if (combines &&
         (next.terminals != d.terminals ||
          (next.cls != RuleClass::Sum && next.cls != RuleClass::Product)))
@@ -226,6 +227,41 @@ void Drafter::uniteParts() {
       if (auto at = makers.find(flow_.canonical(y)); at != makers.end())
         unite(i, at->second);
   }
+}
+
+/// What lies between two derivations of a step, on the states' way from one to
+/// the other, belongs to it: x[:, i] is changed and written over x[:, i].
+void Drafter::uniteBetween() {
+  std::unordered_map<ValueId, size_t> makers; ///< result → derivation
+  for (size_t i = 0; i < parent_.size(); ++i)
+    if (found_.derivations[i].candidate >= 0)
+      for (ValueId y : flow_.node(found_.derivations[i].node).results)
+        makers[flow_.canonical(y)] = i;
+  // Backwards from a derivation, over what it solves, to its own group.
+  const std::function<bool(size_t, size_t, int)> leadsBack =
+      [&](size_t i, size_t group, int depth) {
+        bool leads = false;
+        for (ValueId x : found_.derivations[i].solved) {
+          const auto maker = makers.find(flow_.canonical(x));
+          if (maker == makers.end() || depth == 0)
+            continue;
+          const size_t j = maker->second;
+          if (find(j) == find(group)) {
+            leads = true;
+          } else if (leadsBack(j, group, depth - 1)) {
+            parent_[find(j)] = find(group);
+            leads = true;
+          }
+        }
+        return leads;
+      };
+  constexpr int kMostBetween = 16;
+  for (size_t i = 0; i < parent_.size(); ++i)
+    if (solvesPart(found_.derivations[i]))
+      for (ValueId x : found_.derivations[i].solved)
+        if (const auto maker = makers.find(flow_.canonical(x));
+            maker == makers.end() || find(maker->second) != find(i))
+          leadsBack(i, i, kMostBetween);
 }
 
 /// Masked products and the like whose result the step's own network reads:
@@ -288,88 +324,6 @@ void Drafter::findOwners(const std::vector<StepDraft>& steps) {
     for (NodeId n : steps[i].stream)
       owner_[n] = i;
   }
-}
-
-/// True where the number (list, flag) `v` follows from a tensor that is made
-/// inside; adds to `through` the nodes on the way, each once for one `memo`.
-bool Drafter::computedInside(ValueId v,
-                             const std::unordered_set<NodeId>& inside,
-                             Memo& memo, std::vector<NodeId>& through) const {
-  const ValueInfo& info = flow_.value(v);
-  if (info.def < 0)
-    return false;
-  if (inside.count(info.def))
-    return true;
-  if (info.isActivation() || isTensor(info))
-    return false;
-  if (auto known = memo.find(v); known != memo.end())
-    return known->second;
-  bool found = false;
-  for (ValueId operand : flow_.node(info.def).operands)
-    found |= computedInside(operand, inside, memo, through);
-  memo[v] = found;
-  if (found)
-    through.push_back(info.def);
-  return found;
-}
-
-/// Numbers that only exist inside (the size of a hidden layer) are computed
-/// there; all others are handed in.
-void Drafter::pullIntegers(StepDraft& step) {
-  std::unordered_set<NodeId> inside(step.conditioner.begin(),
-                                    step.conditioner.end());
-  std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
-  Memo memo;
-  std::vector<NodeId> through;
-  for (NodeId n : step.conditioner)
-    for (ValueId operand : flow_.node(n).operands)
-      if (!isTensor(flow_.value(operand)))
-        computedInside(operand, inside, memo, through);
-  all.insert(through.begin(), through.end());
-  step.conditioner.assign(all.begin(), all.end());
-  pullChecks(step);
-}
-
-/// A check of a hidden layer's shape (`if x.dim() != 4: raise`) moves into the
-/// step with the layer, or the layer would have to come out for it.
-void Drafter::pullChecks(StepDraft& step) {
-  std::unordered_set<NodeId> inside(step.conditioner.begin(),
-                                    step.conditioner.end());
-  std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
-  Memo memo;
-  std::vector<NodeId> through;
-  for (NodeId n : step.conditioner)
-    for (ValueId v : flow_.node(n).results)
-      for (NodeId reader : readersThroughNumbers(v)) {
-        const NodeInfo& check = flow_.node(reader);
-        if (check.effect != EffectKind::Assert || !check.results.empty())
-          continue;
-        for (ValueId operand : check.operands)
-          if (!isTensor(flow_.value(operand)))
-            computedInside(operand, inside, memo, through);
-        all.insert(reader);
-      }
-  all.insert(through.begin(), through.end());
-  step.conditioner.assign(all.begin(), all.end());
-}
-
-/// Nodes that read `v`, or a number computed from it.
-std::vector<NodeId> Drafter::readersThroughNumbers(ValueId v) const {
-  std::vector<NodeId> out;
-  std::unordered_set<ValueId> seen;
-  std::vector<ValueId> work{v};
-  while (!work.empty()) {
-    const ValueId at = work.back();
-    work.pop_back();
-    for (NodeId reader : flow_.value(at).readers) {
-      out.push_back(reader);
-      for (ValueId result : flow_.node(reader).results)
-        if (!flow_.value(result).isActivation() &&
-            !isTensor(flow_.value(result)) && seen.insert(result).second)
-          work.push_back(result);
-    }
-  }
-  return out;
 }
 
 void Drafter::addOperand(StepDraft& step, ValueId v, bool ofFunction) {
@@ -436,17 +390,17 @@ void Drafter::fillInputs(StepDraft& step) {
           readByFunction(v);
   for (ValueId v : step.given)
     readByFunction(v);
-  for (NodeId n : step.conditioner)
-    for (Value* v : scratchInputs(flow_.node(n).node)) {
-      const ValueId id = flow_.idOf(v);
-      if (std::find(step.captures.begin(), step.captures.end(), id) !=
-          step.captures.end())
-        addOnce(step.scratch, id);
-    }
+  for (const auto* nodes : {&step.conditioner, &step.stream})
+    for (NodeId n : *nodes)
+      for (Value* v : scratchInputs(flow_.node(n).node)) {
+        const ValueId id = flow_.idOf(v);
+        if (std::find(step.captures.begin(), step.captures.end(), id) !=
+            step.captures.end())
+          addOnce(step.scratch, id);
+      }
 }
 
 bool Drafter::fill(StepDraft& step) {
-  pullIntegers(step);
   std::unordered_set<NodeId> inside(step.stream.begin(), step.stream.end());
   for (NodeId n : step.conditioner)
     if (!isCopied(flow_, n))
@@ -467,7 +421,7 @@ bool Drafter::fill(StepDraft& step) {
   // The size of what is made inside is not there to be asked.
   for (const Derivation& d : step.derivations)
     for (ValueId x : d.solved)
-      if (d.needsSizes && inside.count(flow_.value(x).def))
+      if (d.needsSizes && !d.sizesOptional && inside.count(flow_.value(x).def))
         return refuse(d.node, x);
   // Tensors are handed in one by one, or no gradient would reach them: none in
   // a list, none that may be None.
@@ -494,7 +448,8 @@ bool Drafter::fill(StepDraft& step) {
       if (outside)
         addOnce(step.ys, v);
     }
-  if (step.form == StepForm::Bijection && !step.zs.empty())
+  if (step.form == StepForm::Bijection &&
+      !(step.zs.empty() && step.conditioner.empty()))
     step.form = StepForm::Coupling;
   return true;
 }

@@ -2,6 +2,8 @@
 
 #include "inv/Abi.h"
 #include "passes/rules/Match.h"
+#include "passes/support/Holds.h"
+#include "passes/support/Written.h"
 #include "passes/transforms/JoinParts.h"
 #include "passes/transforms/MethodBuilder.h"
 
@@ -120,11 +122,10 @@ public:
   void run() {
     collectInterface();
     if (!draft_.stream.empty()) {
-      // Function, inverse and growth take the same: the growth is written
-      // twice, since it may ask for sizes that the inverse does not.
+      // Function, inverse and growth take the same: both are written a first
+      // time to learn what sizes and records they ask for.
       const bool measures = growthOf(draft_, rules_).dependsOnValues;
-      if (measures)
-        writeInverse(/*asGrowth=*/true);
+      writeInverse(/*asGrowth=*/measures);
       inverse = writeInverse(/*asGrowth=*/false);
       if (measures)
         growth = writeInverse(/*asGrowth=*/true);
@@ -161,10 +162,36 @@ public:
     return known(flow_.value(flow_.node(undoing_).results.at(i)).value);
   }
   Value* operand(Value* original) override { return inverse_->get(original); }
+  bool isOutside(Value* solved) override {
+    const ValueId x = flow_.idOf(solved);
+    return std::find(draft_.xs.begin(), draft_.xs.end(), x) != draft_.xs.end();
+  }
   Value* sizeOf(Value* solved, int64_t dim) override {
     return sizes(solved, dim);
   }
   Value* sizesOf(Value* solved) override { return sizes(solved, kWhole); }
+  /// Computed in the method before the step, and handed to function and inverse
+  /// as a capture.
+  Value*
+  recorded(Value* solved, const std::string& name,
+           const std::function<Value*(Graph&, const Lookup&)>& make) override {
+    Value*& made = recorded_[{solved, name}];
+    if (!made) {
+      Graph& g = *context_.method.graph;
+      Value* x = g.insert(aten::detach, {current_(solved)});
+      made = make(g, [&](Value* v) {
+        if (auto constant = toIValue(v))
+          return g.insertConstant(*constant);
+        return v == solved ? x : current_(v);
+      });
+      made->setDebugName(name);
+      addOnce(captures, made);
+      addOnce(functionCaptures, made);
+    }
+    if (!inverse_->has(made))
+      inverse_->addInput(made, name.c_str());
+    return inverse_->get(made);
+  }
   std::vector<Value*> call(Node* callNode, const std::string& method,
                            const std::vector<Value*>& arguments) override {
     return inverse_->inlineCall(callNode, method, arguments);
@@ -285,6 +312,8 @@ private:
           product =
               product ? b.graph().insert(aten::mul, {product, holds}) : holds;
     parts_.clear();
+    if (asGrowth && !product) // what could be checked holds in any case
+      product = b.graph().insert(aten::scalar_tensor, {1.0});
     b.finish(asGrowth ? std::vector<Value*>{product} : results);
     inverse_ = nullptr;
     return b.take();
@@ -305,9 +334,16 @@ private:
 
   /// A value inside the inverse; joined from its parts at the first use.
   Value* known(Value* outer) {
-    auto parts = parts_.find(outer);
-    if (!inverse_->has(outer) && parts != parts_.end())
-      bind(outer, joinParts(parts->second, accessTo(outer)));
+    auto found = parts_.find(outer);
+    if (!inverse_->has(outer) && found != parts_.end()) {
+      // As the sweep: masks and places do not go together.
+      std::vector<Part> parts = found->second;
+      const bool masked = parts[0].elements.isMasked();
+      std::erase_if(parts, [&](const Part& part) {
+        return part.elements.isMasked() != masked;
+      });
+      bind(outer, joinParts(parts, accessTo(outer)));
+    }
     return inverse_->get(outer);
   }
 
@@ -354,6 +390,7 @@ private:
   NodeId undoing_ = -1;
   std::map<std::pair<Node*, std::vector<std::string>>, Value*> attributes_;
   std::map<std::pair<Value*, int64_t>, Value*> sizes_;
+  std::map<std::pair<Value*, std::string>, Value*> recorded_;
   std::map<Value*, std::vector<Part>> parts_;
 };
 
@@ -391,6 +428,9 @@ Constants constantsOf(const StepDraft& draft, const Writing& w,
   };
   if (const Growth growth = growthOf(draft, rules); growth.constant != 1.0)
     out.emplace_back(abi::kConstantGrowth, growth.constant);
+  if (std::any_of(draft.derivations.begin(), draft.derivations.end(),
+                  [](const Derivation& d) { return d.resizes; }))
+    out.emplace_back(abi::kResizes, true);
   if (auto sum = matchScaledSum(draft, flow)) {
     out.emplace_back(abi::kArithmetic, std::string(abi::kScaledSum));
     out.emplace_back(abi::kXScale, sum->xScale);
@@ -460,6 +500,8 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
   for (const auto& graph : {w.conditioner, w.function, w.inverse, w.growth})
     if (graph) {
       EliminateDeadCode(graph);
+      lowerWritten(graph->block());
+      lowerHolds(graph->block());
       content += contentOf(*graph) + "\n";
     }
   for (const auto& [name, value] : constants)

@@ -2,6 +2,8 @@
 
 #include "inv/Abi.h"
 #include "passes/rules/Match.h"
+#include "passes/support/Holds.h"
+#include "passes/support/Written.h"
 #include "passes/transforms/StepMethods.h"
 
 #include <algorithm>
@@ -291,6 +293,8 @@ public:
     for (const PassThrough& p : passThrough_)
       p.node->replaceInput(p.input, p.value);
     removeOldNodes();
+    lowerWritten(graph_.block());
+    lowerHolds(graph_.block());
     requireRuntime();
   }
 

@@ -29,8 +29,9 @@ constexpr std::string_view kIgnores = R"(
 
 constexpr std::string_view kMoves = R"(
   view view_as reshape reshape_as flatten unflatten ravel permute transpose t
-  adjoint numpy_T movedim moveaxis swapaxes swapdims squeeze unsqueeze expand
-  expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile chunk
+  adjoint numpy_T mT mH movedim moveaxis swapaxes swapdims squeeze
+  unsqueeze expand expand_as broadcast_to broadcast_tensors repeat
+  repeat_interleave tile chunk
   unsafe_chunk split unsafe_split split_with_sizes unsafe_split_with_sizes
   tensor_split hsplit vsplit dsplit unbind select slice narrow narrow_copy
   diagonal diag diag_embed tril triu index index_select gather take

@@ -277,7 +277,8 @@ private:
     const std::string name = made->kind().toUnqualString();
     const bool isLike =
         name.find("_like") != name.npos || name.find("new_") == 0;
-    if (!isLike && name != "zeros" && name != "ones" && name != "empty")
+    if (!isLike && name != "zeros" && name != "ones" && name != "empty" &&
+        name != "empty_strided")
       return noteCastLike(n, v);
     const jit::Value* dtype = inputNamed(*made, "dtype");
     if (dtype && !dtype->mustBeNone())

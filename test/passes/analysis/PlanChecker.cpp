@@ -50,11 +50,21 @@ public:
     return input(original, activation ? c10::IValue(available_(v))
                                       : forward_.at(original));
   }
+  bool isOutside(Value*) override { return true; }
   Value* sizeOf(Value* solved, int64_t dim) override {
     return graph_.insertConstant(forward_.at(solved).toTensor().size(dim));
   }
   Value* sizesOf(Value* solved) override {
     return graph_.insertConstant(forward_.at(solved).toTensor().sizes().vec());
+  }
+  Value*
+  recorded(Value* solved, const std::string&,
+           const std::function<Value*(Graph&, const Lookup&)>& make) override {
+    return make(graph_, [&](Value* v) {
+      return v == solved || flow_.value(flow_.idOf(v)).isActivation()
+                 ? input(v, forward_.at(v))
+                 : operand(v);
+    });
   }
   std::vector<Value*> call(Node*, const std::string&,
                            const std::vector<Value*>&) override {
@@ -172,13 +182,25 @@ private:
 
   static at::Tensor withPart(const at::Tensor& whole, const Elements& e,
                              const at::Tensor& part) {
-    if (e.kind == Elements::Kind::Mask)
-      return at::where(e.mask, part, whole);
     at::Tensor out = whole.clone();
-    if (e.kind == Elements::Kind::Slice)
-      out.slice(e.dim, e.start, e.end, e.step).copy_(part);
-    else
-      out.index_copy_(e.dim, at::tensor(e.places, at::kLong), part);
+    for (const Elements::Term& t : e.terms) {
+      if (t.kind == Elements::Kind::Mask) {
+        out = at::where(t.mask, part, out);
+        continue;
+      }
+      at::Tensor all = at::arange(whole.size(t.dim));
+      if (t.kind == Elements::Kind::Slice)
+        all = all.slice(0, t.start, t.end, t.step);
+      else
+        all = at::tensor(t.places, at::kLong);
+      if (t.inverted) {
+        at::Tensor rest = at::ones({whole.size(t.dim)}, at::kBool);
+        rest.index_fill_(0, all, 0);
+        all = rest.nonzero().flatten();
+      }
+      out.index_copy_(t.dim, all,
+                      e.compact ? part : part.index_select(t.dim, all));
+    }
     return out;
   }
 

@@ -127,7 +127,7 @@ private:
   PlantedBlock plainBlock() {
     const std::string x = pick({"a", "b"});
     const std::string z = x == "a" ? "b" : "a";
-    switch (below(13)) {
+    switch (below(15)) {
     case 0:
     case 1:
     case 2:
@@ -150,6 +150,10 @@ private:
     case 11:
       return {"shift", fmt::format("{0} = {0} + {1}[0]\n", x, weight()), 0,
               false};
+    case 12:
+      return writtenPieces();
+    case 13:
+      return maskedJoin();
     default:
       return {"linear",
               fmt::format("{0} = torch.linear({0}, {1})\n", x, weight()), 0,
@@ -249,6 +253,47 @@ private:
             0, false};
   }
 
+  /// Both streams read from one tensor, or written into one, in pieces.
+  PlantedBlock writtenPieces() {
+    static const std::initializer_list<const char*> spellings = {
+        "x = torch.cat([a, b], 1)\na, b = x[:, ::2], x[:, 1::2]\n",
+        "x = torch.cat([b, a], 1)[:, self.order]\n"
+        "a, b = torch.chunk(x, 2, 1)\n",
+        "x = torch.cat([a, b], 1)\n"
+        "a, b = x[:, self.first], x[:, self.second]\n",
+        "x = torch.empty_like(torch.cat([a, b], 1))\n"
+        "x[:, ::2] = a\nx[:, 1::2] = b\n"
+        "a, b = torch.chunk(x, 2, 1)\n",
+        "x = torch.zeros([a.size(0), {0} + {0}], dtype=a.dtype)\n"
+        "x[:, :{0}] = b\nx[:, {0}:] = a\n"
+        "a, b = x[:, ::2], x[:, 1::2]\n",
+        "x = torch.zeros_like(torch.cat([a, b], 1))\n"
+        "x[:, self.second] = b\nx[:, self.first] = a\n"
+        "b, a = torch.chunk(x, 2, 1)\n"};
+    return {"pieces",
+            fmt::format(fmt::runtime(pick(spellings)), program_.width), 0,
+            false};
+  }
+
+  /// A coupling of both streams at once, whose halves a mask tells apart.
+  PlantedBlock maskedJoin() {
+    static const std::initializer_list<const char*> spellings = {
+        "x = k + (1.0 - self.mask) * (x + f)\n",
+        "x = k + (1.0 - self.mask) * (x * torch.exp(torch.tanh(f)) + f)\n",
+        "x = x + (1.0 - self.mask) * f\n",
+        "f = (1.0 - self.mask) * f\nx = x * torch.exp(torch.tanh(f)) + f\n",
+        "x = torch.where(self.mask > 0.5, x, x + f)\n"};
+    const std::string both =
+        fmt::format("torch.cat([{}, {}], 1)", weight(), weight());
+    return {"masked",
+            fmt::format("x = torch.cat([a, b], 1)\nk = self.mask * x\n"
+                        "f = torch.tanh(k @ {0}.t() @ {0})\n{1}"
+                        "a, b = torch.chunk(x, 2, 1)\n",
+                        both, pick(spellings)),
+            // The sum of what two masks left may be a step of its own.
+            2, false};
+  }
+
   PlantedBlock layout(const std::string& x) {
     return {
         "layout",
@@ -331,6 +376,13 @@ torch::jit::Module Program::module() const {
         std::get<0>(at::linalg_qr(square)).clone().set_requires_grad(true),
         false);
   }
+  // Places and masks of both streams together.
+  const at::Tensor order = at::randperm(2 * width, generator, at::kLong);
+  m.register_buffer("order", order);
+  m.register_buffer("first", order.slice(0, 0, width).clone());
+  m.register_buffer("second", order.slice(0, width).clone());
+  m.register_buffer("mask", at::zeros({2 * width}, at::kDouble)
+                                .index_fill(0, order.slice(0, 0, width), 1.0));
   m.define(source());
   return m;
 }

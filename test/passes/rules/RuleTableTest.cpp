@@ -6,6 +6,8 @@
 #include "passes/import/InlineCalls.h"
 #include "passes/rules/Rule.h"
 
+#include "inv/Runtime.h"
+
 #include <ATen/ATen.h>
 #include <ATen/ops/linalg_qr.h>
 #include <gtest/gtest.h>
@@ -53,18 +55,42 @@ const Example kExamples[] = {
     {"layout", "layout", "y = x.flip([0, 2])"},
     {"layout", "layout", "y = torch.roll(x, [1, -2], [0, 2])"},
     {"layout", "layout", "y = x.clone()"},
+    {"layout", "layout", "y = x.movedim(0, 2)"},
+    {"layout", "layout", "y = torch.movedim(x, [0, 1], [2, 0])"},
+    {"layout", "layout", "y = torch.rot90(x, 1, [1, 2])"},
+    {"layout", "layout", "y = torch.channel_shuffle(x.unsqueeze(3), 2)"},
+    {"layout", "layout", "y = x.unfold(2, 3, 3)"},
+    {"layout", "layout", "y = x.unfold(-2, 2, 2)"},
+    {"layout", "layout", "y = x.mT"},
+    {"layout", "layout",
+     "y = torch.im2col(x.unsqueeze(1), [2, 3], [1, 1], "
+     "[0, 0], [2, 3])"},
     {"split-join", "split",
      "a, b = torch.chunk(x, 2, 1)\n    y = a.sin() * b.cos()"},
     {"split-join", "split",
      "a, b = torch.split(x, [1, 5], 2)\n    y = torch.sin(a) * torch.cos(b)"},
     {"split-join", "unbind",
      "a, b, c = torch.unbind(x, 0)\n    y = a.sin() * b.cos() + c.sin()"},
+    {"split-join", "split",
+     "a, b = torch.vsplit(x.transpose(0, 1), 2)\n    y = a.sin() * b.cos()"},
+    {"split-join", "split",
+     "a, b = torch.hsplit(x, [1])\n    y = torch.cat([b.sin(), a.cos()], 1)"},
     {"split-join", "join", "y = torch.cat([x, torch.sin(z)], 2)"},
     {"split-join", "stack", "y = torch.stack([torch.sin(z), x], 1)"},
     {"parts", "part", "y = x[:, :, ::2].sin() * x[:, :, 1::2].cos()"},
     {"parts", "part",
      "y = x[:, ::3].sin()\n    y = torch.cat([y, x[:, 1::3], x[:, 2::3]], 1)"},
     {"parts", "part", "y = x[:, :, self.order]"},
+    {"parts", "part", "y = x[:, self.first]"},
+    {"parts", "part",
+     "y = x[:, 0:1].sin() * x[:, 1:2].cos() + x[:, 2:3].sin() * x[:, "
+     "3:4].cos()"},
+    {"parts", "part",
+     "y = x.narrow(2, 0, 2).sin() * x.narrow(2, 2, 2).cos() * "
+     "x.narrow(2, 4, 2).sin()"},
+    {"parts", "part",
+     "y = x[:, ::2, ::2].cos() * x[:, 1::2, ::2].sin() + "
+     "x[:, ::2, 1::2].cos() * x[:, 1::2, 1::2].sin()"},
     {"parts", "part", "y = torch.index_select(x, 1, self.rows)"},
     {"parts", "part",
      "y = x[:, self.rows[:3]].sin() * x[:, self.rows[3:]].cos()"},
@@ -77,12 +103,77 @@ const Example kExamples[] = {
     {"mask", "masked-sum",
      "k = self.m * x\n"
      "    y = k + (1 - self.m) * (x * torch.exp(k) + torch.sin(k))"},
+    {"held", "held",
+     "k = self.m * x\n"
+     "    y = x * torch.exp((1 - self.m) * torch.sin(k)) + (1 - self.m) * "
+     "torch.cos(k)"},
+    {"held", "held",
+     "k = torch.where(self.b, x, 0.)\n"
+     "    y = torch.where(self.b, x, x + torch.cos(k))"},
+    {"written", "written",
+     "a, b = torch.chunk(x, 2, 1)\n    y = torch.empty_like(x)\n"
+     "    y[:, ::2] = b\n    y[:, 1::2] = a"},
+    {"written", "written",
+     "y = torch.zeros_like(x)\n    y[:, self.rows] = torch.sin(z) + x"},
+    {"written", "written",
+     "y = torch.zeros([3, 4, 9], dtype=x.dtype)\n    y[:, :, 1:7] = x"},
+    {"written", "written",
+     "y = x.clone()\n    y[:, :, 2:] += torch.sin(x[:, :, :2]).repeat(1, 1, "
+     "2)"},
+    {"padding", "padding", "y = torch.constant_pad_nd(x, [1, 2, 0, 1], 0.5)"},
+    {"padding", "padding", "y = torch.pad(x, [2, 1], 'reflect')"},
+    {"padding", "padding", "y = torch.replication_pad1d(x, [1, 1])"},
     {"linear", "linear", "y = torch.linear(x, self.square, self.p)"},
+    {"linear", "linear", "y = torch.matmul(self.four, x)"},
+    {"linear", "linear", "y = torch.einsum('bij,kj->bik', x, self.tall)"},
+    {"linear", "linear", "y = torch.einsum('ik,bij->bkj', self.four, x)"},
+    {"linear", "linear",
+     "y = torch.linear(x, torch.matrix_exp(self.square - self.square.t()))"},
+    {"linear", "linear",
+     "l = self.square.tril(-1) + self.eye\n"
+     "    u = self.square.triu(1) + torch.diag(self.p.exp())\n"
+     "    y = torch.matmul(x, self.swap @ l @ u)"},
     {"linear", "linear", "y = torch.linear(x, self.tall)"},
     {"linear", "linear", "y = torch.matmul(x, self.square)"},
     {"convolution", "convolution", "y = torch.conv1d(x, self.kernel)"},
     {"convolution", "convolution", "y = torch.conv1d(x, self.kernel, self.q)"},
+    {"convolution", "convolution",
+     "y = torch.conv1d(x, self.patches, self.q2, stride=2)"},
+    {"convolution", "convolution",
+     "y = torch.conv1d(x, self.grouped, None, 2, 0, 1, 2)"},
+    {"convolution", "convolution",
+     "y = torch.conv2d(x.unsqueeze(1), self.image, None, [2, 3])"},
+    {"convolution", "convolution",
+     "y = torch.conv_transpose1d(x, self.spread, None, 2)"},
+    {"normalisation", "normalisation",
+     "y = torch.batch_norm(x, self.s, self.q, None, None, True, 0.1, 1e-5, "
+     "False)"},
+    {"normalisation", "normalisation",
+     "y = torch.batch_norm(x, self.s, self.q, self.mean, self.var, True, 0.1, "
+     "1e-5, False)"},
+    {"normalisation", "normalisation",
+     "y = torch.batch_norm(x, self.s, self.q, self.mean, self.var, False, 0.1, "
+     "1e-5, False)"},
+    {"normalisation", "normalisation",
+     "y = torch.batch_norm(x, self.s, self.q, self.mean, self.var, "
+     "self.training, 0.1, 1e-5, False)"},
+    {"normalisation", "normalisation",
+     "y = torch.instance_norm(x, self.s, self.q, None, None, True, 0.1, 1e-5, "
+     "False)"},
+    {"normalisation", "normalisation",
+     "y = torch.layer_norm(x, [6], 1.0 + 0.1 * torch.sin(self.p), self.p)"},
+    {"normalisation", "normalisation",
+     "y = torch.group_norm(x, 2, self.s, self.q)"},
     {"activation", "activation", "y = torch.leaky_relu(x - 1.0, 0.5)"},
+    {"activation", "activation", "y = torch.prelu(x - 1.0, self.s)"},
+    {"activation", "activation", "y = torch.logit(0.45 * x)"},
+    {"activation", "activation", "y = torch.atanh(0.5 * x)"},
+    {"activation", "activation", "y = torch.log1p(x)"},
+    {"activation", "activation",
+     "y = torch.expm1(torch.linear(x, self.square))"},
+    {"activation", "activation",
+     "y = torch.log_sigmoid(torch.linear(x, self.square))"},
+    {"activation", "activation", "y = torch.softplus(x - 1.0, 2, 30)"},
     {"activation", "activation", "y = torch.elu(x - 1.0, 1.5)"},
     {"activation", "activation", "y = torch.selu(x - 1.0)"},
     {"activation", "activation", "y = torch.celu(x - 1.0, 0.7)"},
@@ -121,6 +212,24 @@ Module moduleOf(const Example& example) {
             std::get<0>(at::linalg_qr(randomDouble({4, 4}, 3))).unsqueeze(2));
   parameter("p", randomDouble({6}, 4) * 0.3);
   parameter("q", randomDouble({4}, 5) * 0.3);
+  parameter("four", std::get<0>(at::linalg_qr(randomDouble({4, 4}, 8))));
+  parameter("s", 1 + 0.2 * randomDouble({4}, 9).tanh());
+  parameter("q2", randomDouble({8}, 10) * 0.3);
+  const auto orthogonal = [](int64_t rows, int64_t columns, uint64_t seed) {
+    return std::get<0>(at::linalg_qr(randomDouble({rows, columns}, seed)));
+  };
+  parameter("patches", orthogonal(8, 8, 11).reshape({8, 4, 2}));
+  parameter(
+      "grouped",
+      at::cat({orthogonal(4, 4, 12), orthogonal(4, 4, 13)}).reshape({8, 2, 2}));
+  parameter("image", orthogonal(6, 6, 14).reshape({6, 1, 2, 3}));
+  parameter("spread", orthogonal(4, 4, 15).reshape({4, 2, 2}));
+  m.register_attribute("training", c10::BoolType::get(), true);
+  m.register_buffer("eye", at::eye(6, at::kDouble));
+  m.register_buffer("swap", at::eye(6, at::kDouble).flip({0}));
+  m.register_buffer("mean", randomDouble({4}, 16) * 0.3);
+  m.register_buffer("var", 0.5 + randomDouble({4}, 17).square());
+  m.register_buffer("first", at::arange(4));
   m.register_buffer("order", at::tensor({3, 0, 5, 1, 4, 2}, at::kLong));
   m.register_buffer("rows", at::tensor({2, 0, 3, 1}, at::kLong));
   const at::Tensor mask = at::tensor({1., 0., 0., 1., 1., 0.}, at::kDouble);
@@ -199,7 +308,10 @@ TEST_P(RuleTable, TrainsAsBeforeWithTheOperatorUndone) {
   runPipeline(model, options, pipeline, remarks);
   EXPECT_FALSE(model.methods[0].steps.empty());
   const Trained a = train(*original.graph, plain);
+  resetStats();
   const Trained b = train(*model.methods[0].graph, model.module);
+  EXPECT_EQ(stats().kept, 0) << "a step kept what it was to undo";
+  EXPECT_GT(stats().inverses, 0);
   for (size_t i = 0; i < a.outputs.size(); ++i)
     EXPECT_TRUE(at::equal(a.outputs[i], b.outputs[i])) << "output " << i;
   for (size_t i = 0; i < a.gradients.size(); ++i) {
