@@ -248,11 +248,13 @@ public:
   }
 
   std::string choiceAtZ(const CallShape& call, size_t i,
-                        const Tensors& captures) const override {
-    return choiceAt(class_->conditionerFacts, i, call.z, captures);
+                        const Tensors& captures,
+                        const Extras& extras) const override {
+    return choiceAt(class_->conditionerFacts, i, call.z, captures, extras);
   }
   std::string choiceAtX(const CallShape& call, size_t i,
-                        const Tensors& captures) const override {
+                        const Tensors& captures,
+                        const Extras& extras) const override {
     if (layout().arithmetic != Arithmetic::General)
       return {};
     const bool all =
@@ -260,7 +262,7 @@ public:
     const size_t aux = static_cast<size_t>(layout().numAux);
     return choiceAt(class_->functionFacts, i,
                     call.x + (call.kind == StepKind::Bijection ? 0 : aux),
-                    all ? captures : taken(captures));
+                    all ? captures : taken(captures), extras);
   }
   const std::vector<double>& tiesAtZ(size_t i) const override {
     return tiesAt(class_->conditionerFacts, i);
@@ -329,18 +331,32 @@ public:
 private:
   static inline const std::vector<double> kNoTies;
 
-  /// `captures` are the arguments from number `firstCapture` on.
+  /// `captures` are the arguments from number `firstCapture` on, and `extras`
+  /// those behind them.
   static std::string choiceAt(const MethodFacts& facts, size_t i,
-                              size_t firstCapture, const Tensors& captures) {
+                              size_t firstCapture, const Tensors& captures,
+                              const Extras& extras) {
     if (i >= facts.arguments.size())
       return {};
     const ArgumentFacts& argument = facts.arguments[i];
     if (argument.choice.empty())
       for (size_t k : argument.castTo)
-        if (k >= firstCapture && k - firstCapture < captures.size() &&
-            !captures[k - firstCapture].is_floating_point())
+        if (k >= firstCapture &&
+            castsToIntegers(k - firstCapture, captures, extras))
           return "a cast to integers";
     return argument.choice;
+  }
+
+  /// A cast to the dtype of capture number `i`, or to the dtype that an extra
+  /// names.
+  static bool castsToIntegers(size_t i, const Tensors& captures,
+                              const Extras& extras) {
+    if (i < captures.size())
+      return !captures[i].is_floating_point();
+    const size_t extra = i - captures.size();
+    return extra < extras.size() && extras[extra].isInt() &&
+           !c10::isFloatingType(
+               static_cast<at::ScalarType>(extras[extra].toInt()));
   }
 
   static const std::vector<double>& tiesAt(const MethodFacts& facts, size_t i) {

@@ -29,7 +29,8 @@ struct ArgumentFacts {
   /// influences: one unit in the last place more or less, and the result is
   /// another. Empty if there is none.
   std::string choice;
-  /// Arguments whose dtype it is cast to: a choice if that is no floating one.
+  /// Arguments whose dtype it is cast to, or which name the dtype: a choice if
+  /// that is no floating one.
   std::vector<size_t> castTo;
   /// Values, each once, at which exactly it matters that an element is that
   /// very value: it reaches an operator that has a kink there.

@@ -253,8 +253,8 @@ private:
             whyNotInvertible(x_, y_, !z_.empty(), layout().resizes))
       return reason;
     for (size_t i = 0; i < x_.size(); i++)
-      if (const std::string choice =
-              record_->step->choiceAtX(shape(), i, captures_);
+      if (const std::string choice = record_->step->choiceAtX(
+              shape(), i, captures_, record_->functionExtras);
           !choice.empty())
         return chosenBy("function", choice);
     if (capturing_ && !record_->step->growthIsConstant())
@@ -370,7 +370,7 @@ private:
   void findChoices() {
     for (size_t i = 0; i < z_.size(); i++) {
       const std::string choice =
-          record_->step->choiceAtZ(shape(), i, captures_);
+          record_->step->choiceAtZ(shape(), i, captures_, record_->extras);
       choosesByZ_.push_back(!choice.empty());
       if (!choice.empty())
         reportKept(chosenBy("conditioner", choice));
@@ -461,9 +461,11 @@ private:
     if (scaledSum_) // whose gradient does not read x
       return;
     for (size_t i = 0; i < x_.size(); i++)
-      node.xs.push_back(
-          readBy(x_[i], record_->step->tiesAtX(i),
-                 !record_->step->choiceAtX(shape(), i, captures_).empty()));
+      node.xs.push_back(readBy(
+          x_[i], record_->step->tiesAtX(i),
+          !record_->step
+               ->choiceAtX(shape(), i, captures_, record_->functionExtras)
+               .empty()));
   }
 
   const Tensors &x_, &z_, &captures_;

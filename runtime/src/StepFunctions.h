@@ -79,12 +79,15 @@ public:
                             const Extras& extras) const = 0;
   /// The operator (or such) of a discrete choice of the conditioner that state
   /// z number `i` influences, which it must know to the last bit; empty if
-  /// there is none. `captures`: those of the call.
+  /// there is none. `captures`, `extras`: those of the call.
   virtual std::string choiceAtZ(const CallShape& call, size_t i,
-                                const Tensors& captures) const = 0;
-  /// The same for the function and x number `i`.
+                                const Tensors& captures,
+                                const Extras& extras) const = 0;
+  /// The same for the function and x number `i`. `extras`: those meant for the
+  /// function.
   virtual std::string choiceAtX(const CallShape& call, size_t i,
-                                const Tensors& captures) const = 0;
+                                const Tensors& captures,
+                                const Extras& extras) const = 0;
   /// The values, if any, of which it matters to the conditioner whether an
   /// element of state z number `i` is exactly that.
   virtual const std::vector<double>& tiesAtZ(size_t i) const = 0;

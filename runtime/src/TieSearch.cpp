@@ -257,6 +257,8 @@ private:
     if (constant && constant->isInt()) {
       if (!isFloating(static_cast<at::ScalarType>(constant->toInt())))
         choose(n);
+    } else if (isArgument(dtype)) {
+      noteCastToArgument(dtype);
     } else if (dtype->node()->kind() == c10::prim::dtype) {
       noteCastLike(n, dtype->node()->input(0));
     } else {
@@ -300,15 +302,21 @@ private:
     return c10::isFloatingType(type) || c10::isComplexType(type);
   }
 
+  bool isArgument(const jit::Value* v) const {
+    return v->node() == graph_.param_node() && v->offset() > 0;
+  }
+
+  void noteCastToArgument(const jit::Value* v) {
+    const size_t i = v->offset() - 1;
+    if (std::find(facts_.castTo.begin(), facts_.castTo.end(), i) ==
+        facts_.castTo.end())
+      facts_.castTo.push_back(i);
+  }
+
   /// To the dtype of `v`: that of an argument is looked at when it is known.
   void noteCastLike(const jit::Node& n, const jit::Value* v) {
-    if (v->node() == graph_.param_node() && v->offset() > 0) {
-      const size_t i = v->offset() - 1;
-      if (std::find(facts_.castTo.begin(), facts_.castTo.end(), i) ==
-          facts_.castTo.end())
-        facts_.castTo.push_back(i);
-      return;
-    }
+    if (isArgument(v))
+      return noteCastToArgument(v);
     // What depends on the state without a choice is floating as it is.
     if (forms_.count(v) == 0)
       choose(n);

@@ -238,6 +238,27 @@ TEST_F(Ties, ACastToACapturesDtypeIsAskedOfTheCapture) {
   }
 }
 
+TEST_F(Ties, ACastToTheDtypeThatAnExtraNamesIsAskedOfTheExtra) {
+  StepSpec spec;
+  spec.numAux = 0;
+  spec.code = "def function(self, x: Tensor, dtype: int):\n"
+              "    y = torch.zeros([6, 8], dtype=dtype)\n"
+              "    y.copy_(x)\n"
+              "    return x * 2 + y.to(7) * 0\n"
+              "def inverse(self, y: Tensor, dtype: int):\n"
+              "    return y / 2\n";
+  for (at::ScalarType dtype : {at::kDouble, at::kLong}) {
+    const auto step = makeStep(spec);
+    const at::Tensor x =
+        (at::arange(48, at::kDouble) * 0.37).view({6, 8}).requires_grad_();
+    resetStats();
+    const at::Tensor y = bijection(
+        step, {x * 1}, {}, c10::ivalue::Tuple::create({int64_t(dtype)}))[0];
+    EXPECT_EQ(stats().kept > 0, dtype == at::kLong);
+    EXPECT_TRUE(at::equal(y, x * 2));
+  }
+}
+
 TEST_F(Ties, AnInPlaceKinkIsLikeAnyOther) {
   const std::vector<Case> cases = {
       {"(z * 1).relu_()", [](auto& z) { return at::relu(z); }, 0},
