@@ -452,6 +452,10 @@ Sweep::Slice Sweep::slice(const std::vector<ValueId>& roots,
       terminals.insert(v);
       continue;
     }
+    // Pass 1 undid the node from this very value, since a plain operator held
+    // it: what runs it again may start from what the node was to give.
+    if (done_[info.def])
+      return fail(Reason::NotInvertible, v);
     const NodeInfo& def = flow_.node(info.def);
     if (def.effect == EffectKind::Effect)
       return fail(Reason::EffectInside, v);

@@ -1,5 +1,7 @@
 #include "test/passes/random/Program.h"
 
+#include "passes/import/InlineCalls.h"
+
 #include <ATen/ATen.h>
 #include <ATen/ops/linalg_qr.h>
 
@@ -127,7 +129,7 @@ private:
   PlantedBlock plainBlock() {
     const std::string x = pick({"a", "b"});
     const std::string z = x == "a" ? "b" : "a";
-    switch (below(15)) {
+    switch (below(17)) {
     case 0:
     case 1:
     case 2:
@@ -148,11 +150,15 @@ private:
     case 10:
       return container();
     case 11:
+      return masked(x);
+    case 12:
+      return pieces(x);
+    case 13:
       return {"shift", fmt::format("{0} = {0} + {1}[0]\n", x, weight()), 0,
               false};
-    case 12:
+    case 14:
       return writtenPieces();
-    case 13:
+    case 15:
       return maskedJoin();
     default:
       return {"linear",
@@ -206,6 +212,55 @@ private:
     default:
       return {"affine", fmt::format("{0} = {1} * {0}\n", x, scale(z)), 1,
               false};
+    }
+  }
+
+  /// A coupling of the elements of one stream that a mask tells apart.
+  PlantedBlock masked(const std::string& x) {
+    const std::string f = network("k");
+    const std::string before = std::exchange(before_, ""); // reads k
+    switch (below(3)) {
+    case 0:
+      return {"masked",
+              fmt::format("k = self.m * {0}\n{2}"
+                          "{0} = k + (1.0 - self.m) * ({0} + {1})\n",
+                          x, f, before),
+              2, false};
+    case 1:
+      return {"masked",
+              fmt::format("k = {0} * self.n\n{2}"
+                          "{0} = ({0} - {1}) * self.m + k\n",
+                          x, f, before),
+              2, false};
+    default: // what the mask leaves is lost
+      return {"near miss",
+              fmt::format("k = self.m * {0}\n{2}"
+                          "{0} = self.n * ({0} + {1})\n",
+                          x, f, before),
+              0, true};
+    }
+  }
+
+  /// Elements in other places.
+  PlantedBlock pieces(const std::string& x) {
+    switch (below(4)) {
+    case 0:
+      return {"strides",
+              "x = torch.cat([a, b], 1)\na = x[:, ::2]\nb = x[:, 1::2]\n", 0,
+              false};
+    case 1:
+      return {"permutation",
+              "x = torch.cat([a, b], 1)[:, self.p]\n"
+              "a, b = torch.chunk(x, 2, 1)\n",
+              0, false};
+    case 2:
+      return {"index_select",
+              fmt::format("{0} = torch.index_select({0}, 1, self.q)\n", x), 0,
+              false};
+    default: // one column twice, another not at all
+      return {"near miss",
+              fmt::format("{0} = torch.index_select({0}, 1, self.r)\n", x), 0,
+              true};
     }
   }
 
@@ -376,6 +431,21 @@ torch::jit::Module Program::module() const {
         std::get<0>(at::linalg_qr(square)).clone().set_requires_grad(true),
         false);
   }
+  // Masks of the even and the odd places, permutations of one stream and of
+  // both, and what is none.
+  const at::Tensor even =
+      at::arange(width, at::kDouble).add(1.0).remainder(2.0);
+  m.register_buffer("m", even);
+  m.register_buffer("n", 1.0 - even);
+  // An index by 0, 1, ... is taken for a choice of the first places, so none of
+  // these is.
+  auto permutation = [&](int64_t n) {
+    const at::Tensor p = at::randperm(n, generator, at::kLong);
+    return p.equal(at::arange(n)) ? p.flip(0) : p;
+  };
+  m.register_buffer("p", permutation(2 * width));
+  m.register_buffer("q", permutation(width));
+  m.register_buffer("r", at::arange(width).clamp(0, width - 2));
   // Places and masks of both streams together.
   const at::Tensor order = at::randperm(2 * width, generator, at::kLong);
   m.register_buffer("order", order);
@@ -388,5 +458,14 @@ torch::jit::Module Program::module() const {
 }
 
 Program randomProgram(uint64_t seed) { return Generator(seed).run(); }
+
+Model modelOf(const Program& program) {
+  Model model;
+  model.module = program.module();
+  model.methods.emplace_back();
+  model.methods[0].name = "forward";
+  model.methods[0].graph = inlinedCopy(model.module, "forward", {});
+  return model;
+}
 
 } // namespace inv::opt::testing

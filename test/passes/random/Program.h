@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "passes/Model.h"
+
 #include <torch/csrc/jit/api/module.h>
 
 namespace inv::opt::testing {
@@ -34,10 +36,14 @@ struct Program {
   int couplings() const;
   bool hasNearMiss() const;
   std::string source() const;
-  /// Parameters in float64, the same for the same program.
+  /// Parameters in float64 and buffers (masks m and n, permutations p and q, r
+  /// that is none), the same for the same program.
   torch::jit::Module module() const;
 };
 
 Program randomProgram(uint64_t seed);
+
+/// Its method, inlined, ready for a pipeline.
+Model modelOf(const Program& program);
 
 } // namespace inv::opt::testing

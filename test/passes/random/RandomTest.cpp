@@ -5,7 +5,6 @@
 #include "test/passes/random/Program.h"
 
 #include "passes/Passes.h"
-#include "passes/import/InlineCalls.h"
 #include "passes/support/GraphUtil.h"
 
 #include <ATen/ATen.h>
@@ -70,15 +69,6 @@ Trained train(const Method& method, const Module& module, int64_t width) {
   for (at::Tensor& t : result.outputs)
     t = t.detach();
   return result;
-}
-
-Model modelOf(const Program& program) {
-  Model model;
-  model.module = program.module();
-  model.methods.emplace_back();
-  model.methods[0].name = "forward";
-  model.methods[0].graph = inlinedCopy(model.module, "forward", {});
-  return model;
 }
 
 std::string sizeOfDifference(const at::Tensor& a, const at::Tensor& b) {
