@@ -114,7 +114,12 @@ void lower(Node* node) {
       g.insert(aten::copy_, {place, piece.value});
   }
   replaceValue(node->output(), whole);
+  const std::vector<Node*> lists = {
+      node->input(0)->node(), node->input(1)->node(), node->input(2)->node()};
   node->destroy();
+  for (Node* n : lists)
+    if (!n->hasUses())
+      n->destroy();
 }
 
 } // namespace
