@@ -1,10 +1,10 @@
 #include "passes/analysis/Accounting.h"
 
-#include "inv/Abi.h"
 #include "passes/analysis/Blocks.h"
 #include "passes/analysis/Peak.h"
 #include "passes/analysis/WhyKept.h"
 #include "passes/support/Remarks.h"
+#include "passes/support/Symbols.h"
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -75,7 +75,6 @@ private:
   void hold(ValueId v, size_t step);
 
   // ---- the items
-  NodeId topLevel(const Node* n) const;
   std::vector<Item> itemsOf(const TrainingRun& run) const;
   std::vector<Item> itemsByTable() const;
   void accountForRun();
@@ -138,12 +137,7 @@ void Accountant::hold(ValueId v, size_t step) {
   Held held;
   held.node = steps_[step].nodes.back();
   held.at = flow_.node(held.node).node;
-  held.amount = facts_.run ? int64_t(facts_.run->values()
-                                         .at(flow_.value(v).value)
-                                         .toTensor()
-                                         .storage()
-                                         .nbytes())
-                           : 1;
+  held.amount = facts_.run ? facts_.run->bytesOf(flow_.value(v).value) : 1;
   held.fromParameters = info.origin == Origin::Derived;
   held_.insert({key, held});
 }
@@ -175,14 +169,6 @@ void Accountant::findHeld() {
   }
 }
 
-NodeId Accountant::topLevel(const Node* n) const {
-  while (n && flow_.idOf(n) < 0) {
-    const Block* block = n->owningBlock();
-    n = block ? block->owningNode() : nullptr;
-  }
-  return n ? flow_.idOf(n) : -1;
-}
-
 std::vector<Item> Accountant::itemsOf(const TrainingRun& run) const {
   std::vector<Item> items;
   for (const KeptStorage& kept : run.kept()) {
@@ -192,9 +178,9 @@ std::vector<Item> Accountant::itemsOf(const TrainingRun& run) const {
     const ValueId v = kept.value ? flow_.idOf(kept.value) : -1;
     item.fromParameters = v >= 0 && flow_.value(v).origin == Origin::Derived;
     for (const Node* n : kept.savers) {
-      item.savers.push_back(topLevel(n));
+      item.savers.push_back(flow_.topLevel(n));
       // The first one that stays is to blame.
-      if (!item.at || (stepOf_[size_t(topLevel(item.at))] >= 0 &&
+      if (!item.at || (stepOf_[size_t(flow_.topLevel(item.at))] >= 0 &&
                        stepOf_[size_t(item.savers.back())] < 0))
         item.at = n;
     }
@@ -234,10 +220,9 @@ std::vector<Item> Accountant::itemsByTable() const {
 }
 
 void Accountant::accountForRun() {
-  static const Symbol resplit = Symbol::fromQualString(abi::kResplit);
-  const bool copies =
-      std::any_of(flow_.nodes().begin(), flow_.nodes().end(),
-                  [](const NodeInfo& n) { return n.node->kind() == resplit; });
+  const bool copies = std::any_of(
+      flow_.nodes().begin(), flow_.nodes().end(),
+      [](const NodeInfo& n) { return n.node->kind() == sym::resplit(); });
   const std::vector<Item> items = itemsOf(*facts_.run);
   if (copies) {
     const TrainingRun written(*context_.method.graph, sampleArguments(context_),
@@ -249,10 +234,7 @@ void Accountant::accountForRun() {
     out_.plainPeak = estimatePlainPeak(flow_, *facts_.run);
   }
   sortOut(items);
-  std::vector<PeakStep> peakSteps;
-  for (const StepOutline& step : steps_)
-    peakSteps.push_back({step.nodes, step.consumed, step.states});
-  out_.peak = estimatePeak(flow_, *facts_.run, peakSteps, order_);
+  out_.peak = estimatePeak(flow_, *facts_.run, steps_, order_);
   std::unordered_set<std::string> silent;
   for (const Node* n : facts_.run->silent())
     if (silent.insert(n->kind().toQualString()).second)
@@ -268,7 +250,7 @@ void Accountant::accountByTable() {
 void Accountant::addBefore(const std::vector<Item>& items) {
   for (const Item& item : items) {
     out_.before += item.amount;
-    blockOf(topLevel(item.at)).before += item.amount;
+    blockOf(flow_.topLevel(item.at)).before += item.amount;
   }
 }
 
@@ -278,7 +260,7 @@ void Accountant::sortOut(const std::vector<Item>& items) {
     total += item.amount;
     if (item.key)
       counted_.insert(item.key);
-    const NodeId n = topLevel(item.at);
+    const NodeId n = flow_.topLevel(item.at);
     if (item.key && callers_.count(item.key))
       keep(item, Reason::CallersValue, item.at, false);
     else if (stepOf_[size_t(n)] < 0)
@@ -326,7 +308,7 @@ void Accountant::keep(const Item& item, Reason reason, const Node* at,
   sum.amount += item.amount;
   ++sum.storages;
   out_.after += item.amount;
-  const NodeId n = topLevel(at);
+  const NodeId n = flow_.topLevel(at);
   blockOf(n).after += item.amount;
   blockReasons_[blocks_[size_t(n)]][reason] += item.amount;
 }
@@ -343,7 +325,7 @@ bool Accountant::computesActivation(NodeId n) const {
 std::string Accountant::sourceNear(const Node* at) const {
   std::string source = sourceOf(at);
   constexpr int kMostNodes = 8;
-  NodeId n = topLevel(at);
+  NodeId n = flow_.topLevel(at);
   for (int i = 0; source.empty() && i < kMostNodes; ++i) {
     const auto& results = flow_.node(n).results;
     auto read = std::find_if(results.begin(), results.end(), [&](ValueId v) {

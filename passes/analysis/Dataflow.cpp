@@ -1,9 +1,9 @@
 #include "passes/analysis/Dataflow.h"
 
-#include "inv/Abi.h"
 #include "passes/analysis/Saved.h"
 #include "passes/support/GraphRunner.h"
 #include "passes/support/Holds.h"
+#include "passes/support/Symbols.h"
 
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -251,8 +251,7 @@ void Dataflow::classify(NodeInfo& info) {
 
 void Dataflow::findStorages(NodeInfo& info) {
   const Node* n = info.node;
-  static const Symbol resplit = Symbol::fromQualString(abi::kResplit);
-  if (n->kind() == resplit) {
+  if (n->kind() == sym::resplit()) {
     // Operands: the parts, then the scalars.
     size_t parts = 0;
     while (parts < info.operands.size() &&
@@ -277,8 +276,6 @@ void Dataflow::findStorages(NodeInfo& info) {
 /// What stands in a `with` block runs in its context alone: neither again nor
 /// elsewhere. Under torch.no_grad() nothing asks for gradients.
 void Dataflow::markContexts() {
-  static const Symbol setGrad =
-      Symbol::fromQualString("aten::set_grad_enabled");
   std::vector<bool> withoutGrad; // of the open contexts
   bool switched = false;
   for (NodeInfo& info : nodes_) {
@@ -287,7 +284,7 @@ void Dataflow::markContexts() {
                                 "no_grad") != std::string::npos);
     else if (info.node->kind() == prim::Exit && !withoutGrad.empty())
       withoutGrad.pop_back();
-    switched |= info.node->kind() == setGrad;
+    switched |= info.node->kind() == sym::setGradEnabled();
     if (withoutGrad.empty() && !switched)
       continue;
     const bool fixed = info.node->kind() == prim::Constant ||
@@ -442,6 +439,14 @@ ValueId Dataflow::idOf(const Value* v) const {
 NodeId Dataflow::idOf(const Node* n) const {
   auto found = nodeIds_.find(n);
   return found == nodeIds_.end() ? -1 : found->second;
+}
+
+NodeId Dataflow::topLevel(const Node* n) const {
+  while (n && idOf(n) < 0) {
+    const Block* block = n->owningBlock();
+    n = block ? block->owningNode() : nullptr;
+  }
+  return n ? idOf(n) : -1;
 }
 
 int64_t Dataflow::weight(ValueId v) const {

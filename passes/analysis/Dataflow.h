@@ -105,6 +105,9 @@ public:
   /// -1 where the value is not one of the top-level block's.
   ValueId idOf(const torch::jit::Value* v) const;
   NodeId idOf(const torch::jit::Node* n) const;
+  /// The method's own node in whose blocks `n` stands, or `n`; -1 for the
+  /// graph's inputs and outputs.
+  NodeId topLevel(const torch::jit::Node* n) const;
 
   ValueId canonical(ValueId v) const { return values_[v].canonical; }
   ValueId storage(ValueId v) const { return values_[v].storage; }

@@ -2,6 +2,7 @@
 
 #include "passes/support/GraphUtil.h"
 #include "passes/support/Holds.h"
+#include "passes/support/Symbols.h"
 #include "passes/support/Written.h"
 
 #include <torch/csrc/jit/ir/ir.h>
@@ -126,10 +127,8 @@ EffectKind ofOneNode(const Node* n) {
 } // namespace
 
 bool switchesContext(const Node* n) {
-  static const Symbol setGrad =
-      Symbol::fromQualString("aten::set_grad_enabled");
   return n->kind() == prim::Enter || n->kind() == prim::Exit ||
-         n->kind() == setGrad;
+         n->kind() == sym::setGradEnabled();
 }
 
 bool writesInput(const Node* n) {

@@ -29,7 +29,8 @@ constexpr int kNever = std::numeric_limits<int>::max();
 class Replay {
 public:
   Replay(const Dataflow& flow, const TrainingRun& run,
-         const std::vector<PeakStep>& steps, const std::vector<int32_t>& order)
+         const std::vector<StepOutline>& steps,
+         const std::vector<int32_t>& order)
       : flow_(flow), run_(run), steps_(steps),
         unitOf_(flow.nodes().size(), -1) {
     for (int32_t entry : order)
@@ -92,25 +93,13 @@ private:
         for (ValueId v : flow_.node(n).results)
           if (const Storage s = storageOf(v)) {
             Life& life = lives_[s];
-            life.bytes = int64_t(run_.values()
-                                     .at(flow_.value(v).value)
-                                     .toTensor()
-                                     .storage()
-                                     .nbytes());
+            life.bytes = run_.bytesOf(flow_.value(v).value);
             life.made = std::min(life.made, position);
             if (flow_.value(v).graphOutput)
               life.lastRead = kNever;
           }
         ++position;
       }
-  }
-
-  NodeId topLevel(const Node* n) const {
-    while (n && flow_.idOf(n) < 0) {
-      const Block* block = n->owningBlock();
-      n = block ? block->owningNode() : nullptr;
-    }
-    return n ? flow_.idOf(n) : -1;
   }
 
   void keep(Unit& unit, Storage s) {
@@ -124,7 +113,7 @@ private:
     for (const KeptStorage& kept : run_.kept()) {
       std::unordered_set<int32_t> units;
       for (const Node* n : kept.savers)
-        if (const NodeId top = topLevel(n);
+        if (const NodeId top = flow_.topLevel(n);
             top >= 0 && unitOf_[size_t(top)] >= 0)
           units.insert(unitOf_[size_t(top)]);
       for (int32_t u : units) {
@@ -139,7 +128,7 @@ private:
       }
     }
     std::unordered_set<ValueId> consumed;
-    for (const PeakStep& step : steps_)
+    for (const StepOutline& step : steps_)
       for (ValueId v : step.consumed)
         consumed.insert(flow_.canonical(v));
     for (Unit& unit : units_)
@@ -230,7 +219,7 @@ private:
 
   const Dataflow& flow_;
   const TrainingRun& run_;
-  const std::vector<PeakStep>& steps_;
+  const std::vector<StepOutline>& steps_;
   std::vector<Unit> units_;
   std::vector<int32_t> unitOf_; ///< by NodeId
   std::unordered_map<Storage, Life> lives_;
@@ -243,7 +232,7 @@ private:
 } // namespace
 
 Peak estimatePeak(const Dataflow& flow, const TrainingRun& run,
-                  const std::vector<PeakStep>& steps,
+                  const std::vector<StepOutline>& steps,
                   const std::vector<int32_t>& order) {
   return Replay(flow, run, steps, order).estimate();
 }

@@ -6,15 +6,9 @@
 
 namespace inv::opt {
 
-struct PeakStep {
-  std::vector<NodeId> nodes;     ///< ascending
-  std::vector<ValueId> consumed; ///< see StepOutline
-  std::vector<ValueId> states;
-};
-
 /// Of the method with steps, in this order (see account()).
 Peak estimatePeak(const Dataflow& flow, const TrainingRun& run,
-                  const std::vector<PeakStep>& steps,
+                  const std::vector<StepOutline>& steps,
                   const std::vector<int32_t>& order);
 
 /// Of the method as it was written.

@@ -3,6 +3,7 @@
 #include "inv/Abi.h"
 #include "passes/support/GraphUtil.h"
 #include "passes/support/SavedTensors.h"
+#include "passes/support/Symbols.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/chunk.h>
@@ -116,13 +117,11 @@ private:
 /// inv::resplit(parts, parts_dim, how, args, dim) as it is defined, and
 /// inv::as_piece, which then has nothing to do. False for other nodes.
 bool runAsWritten(const Node* n, ValueMap& env) {
-  static const Symbol resplit = Symbol::fromQualString(abi::kResplit);
-  static const Symbol asPiece = Symbol::fromQualString(abi::kAsPiece);
-  if (n->kind() == asPiece) {
+  if (n->kind() == sym::asPiece()) {
     env[n->output()] = env.at(n->input(0));
     return true;
   }
-  if (n->kind() != resplit)
+  if (n->kind() != sym::resplit())
     return false;
   const at::Tensor whole = at::cat(env.at(n->input(0)).toTensorVector(),
                                    env.at(n->input(1)).toInt());
@@ -205,6 +204,10 @@ const void* TrainingRun::storageOf(const Value* v) const {
                  found->second.toTensor().defined()
              ? keyOf(found->second.toTensor())
              : nullptr;
+}
+
+int64_t TrainingRun::bytesOf(const Value* v) const {
+  return int64_t(values_.at(v).toTensor().storage().nbytes());
 }
 
 } // namespace inv::opt

@@ -43,6 +43,8 @@ public:
   const std::vector<KeptStorage>& kept() const { return kept_; }
   /// The storage of a value's tensor; null for anything else.
   const void* storageOf(const torch::jit::Value* v) const;
+  /// Of the storage of a value that is a tensor.
+  int64_t bytesOf(const torch::jit::Value* v) const;
   /// It was there before the call and stays: of a parameter, buffer or
   /// constant.
   bool isThere(const void* storage) const { return there_.count(storage) != 0; }

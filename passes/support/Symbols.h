@@ -35,6 +35,10 @@ inline c10::Symbol needsRuntime() {
       abi::kNeedsPrefix + std::to_string(abi::kVersion));
   return s;
 }
+inline c10::Symbol setGradEnabled() {
+  static const auto s = c10::Symbol::fromQualString("aten::set_grad_enabled");
+  return s;
+}
 
 /// Whether a node of this kind runs a step object (its first input).
 inline bool isStep(c10::Symbol kind) {

@@ -30,6 +30,7 @@
 #include "passes/analysis/Accounting.h"
 #include "passes/rules/Match.h"
 #include "passes/support/StringUtil.h"
+#include "passes/support/Symbols.h"
 #include "passes/transforms/StepDraft.h"
 #include "passes/transforms/StepSchedule.h"
 
@@ -279,8 +280,6 @@ struct Obstacle {
 std::optional<Obstacle> findObstacle(Graph& graph) {
   static const Symbol grad = Symbol::fromQualString("aten::grad");
   static const Symbol backward = Symbol::fromQualString("aten::backward");
-  static const Symbol gradMode =
-      Symbol::fromQualString("aten::set_grad_enabled");
   static const Symbol seed = Symbol::fromQualString("aten::manual_seed");
   for (Node* n : allNodes(graph.block())) {
     // What it returns would follow from rebuilt values, and differ from the
@@ -291,7 +290,8 @@ std::optional<Obstacle> findObstacle(Graph& graph) {
     // Nodes compute in the mode, or with the numbers, of their place, and must
     // not be brought to the other side of such a one. (A `with` block's end is
     // a prim::Exit.)
-    if (n->kind() == prim::Enter || n->kind() == gradMode || n->kind() == seed)
+    if (n->kind() == prim::Enter || n->kind() == sym::setGradEnabled() ||
+        n->kind() == seed)
       return Obstacle{n,
                       "the method changes a mode for what follows, as a "
                       "'with' block of torch.no_grad() does, and nothing may "

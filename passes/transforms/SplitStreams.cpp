@@ -39,6 +39,7 @@
 #include "inv/Abi.h"
 #include "passes/analysis/StorageGroups.h"
 #include "passes/support/GraphUtil.h"
+#include "passes/support/Symbols.h"
 #include "passes/transforms/LayoutSensitivity.h"
 #include "passes/transforms/LowerLists.h"
 
@@ -144,7 +145,7 @@ void restoreStrides(Node* unpack, Value* dim) {
     if (readers[i].empty())
       continue;
     Value* piece = unpack->output(i);
-    Node* made = createLike(unpack, c10::Symbol::fromQualString(abi::kAsPiece),
+    Node* made = createLike(unpack, sym::asPiece(),
                             {piece, dim, offsets[i], offsets.back()});
     made->output()->setType(piece->type());
     graph->insertNode(made);
@@ -161,10 +162,9 @@ void cancel(const Pair& pair) {
     args = graph->insertNode(graph->createList(c10::IntType::get(), {args}))
                ->output();
   Value* how = graph->insertConstant(pair.how);
-  Node* resplit =
-      createLike(pair.split, c10::Symbol::fromQualString(abi::kResplit),
-                 {pair.cat->input(0), pair.cat->input(1), how, args,
-                  pair.split->input(2)});
+  Node* resplit = createLike(pair.split, sym::resplit(),
+                             {pair.cat->input(0), pair.cat->input(1), how, args,
+                              pair.split->input(2)});
   resplit->output()->setType(c10::ListType::ofTensors());
   graph->insertNode(resplit);
   pair.split->output()->replaceAllUsesWith(resplit->output());

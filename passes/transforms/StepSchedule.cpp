@@ -1,8 +1,8 @@
 #include "passes/transforms/StepSchedule.h"
 
-#include "inv/Abi.h"
 #include "passes/rules/Match.h"
 #include "passes/support/Holds.h"
+#include "passes/support/Symbols.h"
 #include "passes/support/Written.h"
 #include "passes/transforms/StepMethods.h"
 
@@ -65,20 +65,12 @@ private:
       for (const Use& use : out->uses()) {
         if (use.user->kind() == prim::Return)
           return true;
-        const NodeId user = topLevel(use.user);
+        const NodeId user = flow_.topLevel(use.user);
         if (user >= 0 && live_[user])
           return true;
       }
     }
     return false;
-  }
-
-  NodeId topLevel(const Node* n) const {
-    while (n && flow_.idOf(n) < 0) {
-      const Block* block = n->owningBlock();
-      n = block ? block->owningNode() : nullptr;
-    }
-    return n ? flow_.idOf(n) : -1;
   }
 
   const Dataflow& flow_;
@@ -335,10 +327,9 @@ private:
     kept_.insert(n);
     node->moveBefore(graph_.return_node());
     // A resplit hands states from block to block: it is part of the chain.
-    static const Symbol resplit = Symbol::fromQualString(abi::kResplit);
     if (node->kind() != prim::ListConstruct ||
         node->output()->uses().size() != 1 ||
-        node->output()->uses()[0].user->kind() != resplit)
+        node->output()->uses()[0].user->kind() != sym::resplit())
       return;
     for (size_t i = 0; i < node->inputs().size(); ++i)
       if (newest_.count(node->input(i)))
@@ -353,12 +344,10 @@ private:
 
   /// The first statement of a rewritten method asks for the runtime.
   void requireRuntime() {
-    const Symbol needs = Symbol::fromQualString(abi::kNeedsPrefix +
-                                                std::to_string(abi::kVersion));
     for (Node* n : graph_.nodes())
-      if (n->kind() == needs)
+      if (n->kind() == sym::needsRuntime())
         return;
-    graph_.prependNode(graph_.create(needs, 0));
+    graph_.prependNode(graph_.create(sym::needsRuntime(), 0));
   }
 
   const std::vector<StepDraft>& drafts_;

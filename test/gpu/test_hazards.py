@@ -69,6 +69,18 @@ def test_h04_the_program_s_own_numbers_are_undisturbed(device):
     assert losses[1] == losses[0]
 
 
+def expect_plain_gradients(chain, device):
+    """Drawing the same numbers, on whichever generators the chain draws."""
+    x = data(device)
+    results = []
+    for plain in (True, False):
+        torch.manual_seed(3)
+        leaves = [t.clone().requires_grad_() for t in x]
+        y = chain.plain(*leaves) if plain else chain(*leaves)
+        results.append(torch.autograd.grad(loss_of(y), leaves))
+    near(results[1], results[0])
+
+
 class BothGenerators(Dropout):
     """Draws on the CPU too, where none of its tensors is."""
 
@@ -91,28 +103,14 @@ class Elsewhere(Dropout):
 
 def test_h04_both_generators(device):
     chain = Chain(BothGenerators, 3, device=device)
-    x = data(device)
-    results = []
-    for plain in (True, False):
-        torch.manual_seed(3)
-        leaves = [t.clone().requires_grad_() for t in x]
-        y = chain.plain(*leaves) if plain else chain(*leaves)
-        results.append(torch.autograd.grad(loss_of(y), leaves))
-    near(results[1], results[0])
+    expect_plain_gradients(chain, device)
 
 
 @pytest.mark.gpu
 def test_h04_a_generator_of_another_device():
     torch.rand(1, device="cuda")
     chain = Chain(Elsewhere, 3, device="cpu")
-    x = data("cpu")
-    results = []
-    for plain in (True, False):
-        torch.manual_seed(3)
-        leaves = [t.clone().requires_grad_() for t in x]
-        y = chain.plain(*leaves) if plain else chain(*leaves)
-        results.append(torch.autograd.grad(loss_of(y), leaves))
-    near(results[1], results[0])
+    expect_plain_gradients(chain, "cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
