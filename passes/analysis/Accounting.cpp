@@ -41,10 +41,13 @@ public:
              const std::vector<Refusal>& refusals)
       : context_(context), facts_(facts), flow_(facts.flow), steps_(steps),
         order_(order), why_(facts.rules, refusals),
-        stepOf_(flow_.nodes().size(), -1) {
+        stepOf_(flow_.nodes().size(), -1), stays_(flow_.nodes().size()) {
     for (size_t s = 0; s < steps.size(); ++s)
       for (NodeId n : steps[s].nodes)
         stepOf_[size_t(n)] = int32_t(s);
+    for (int32_t n : order)
+      if (n >= 0)
+        stays_[size_t(n)] = true;
   }
 
   Accounting run() {
@@ -104,6 +107,9 @@ private:
   const std::vector<int32_t>& order_;
   WhyKept why_;
   std::vector<int32_t> stepOf_;
+  /// By NodeId. Neither part of a step nor left behind by one: steps run again
+  /// what follows from parameters.
+  std::vector<bool> stays_;
   std::vector<std::string> blocks_; ///< by NodeId
   std::unordered_set<StorageKey> callers_;
   std::map<StorageKey, Held> held_;
@@ -180,8 +186,8 @@ std::vector<Item> Accountant::itemsOf(const TrainingRun& run) const {
     for (const Node* n : kept.savers) {
       item.savers.push_back(flow_.topLevel(n));
       // The first one that stays is to blame.
-      if (!item.at || (stepOf_[size_t(flow_.topLevel(item.at))] >= 0 &&
-                       stepOf_[size_t(item.savers.back())] < 0))
+      if (!item.at || (!stays_[size_t(flow_.topLevel(item.at))] &&
+                       stays_[size_t(item.savers.back())]))
         item.at = n;
     }
     items.push_back(std::move(item));
@@ -202,7 +208,7 @@ std::vector<Item> Accountant::itemsByTable() const {
     auto save = [&](Item& item) {
       item.savers.push_back(n);
       if (!item.at ||
-          (stepOf_[size_t(flow_.idOf(item.at))] >= 0 && stepOf_[size_t(n)] < 0))
+          (!stays_[size_t(flow_.idOf(item.at))] && stays_[size_t(n)]))
         item.at = flow_.node(n).node;
     };
     for (ValueId v : flow_.node(n).saved) {
@@ -263,7 +269,7 @@ void Accountant::sortOut(const std::vector<Item>& items) {
     const NodeId n = flow_.topLevel(item.at);
     if (item.key && callers_.count(item.key))
       keep(item, Reason::CallersValue, item.at, false);
-    else if (stepOf_[size_t(n)] < 0)
+    else if (stays_[size_t(n)])
       keep(item, item.fromParameters ? Reason::FromParameters : why_.of(n),
            item.at, false);
     else if (auto held = held_.find(item.key); item.key && held != held_.end())
