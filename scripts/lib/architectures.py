@@ -37,7 +37,11 @@ second; *own* is the distance of the original's float32 gradients to a float64
 run of it, at the first of these calls (none where dropout draws other masks in
 float64). Forward results were bit-equal in all. i-RevNet's first blocks work on
 channels of zeros only, where batch norm divides by almost nothing: the
-original's own gradients are off by as much there, at other calls.
+original's own gradients are off by as much there, at other calls. So they are
+with ReLU, where a rounding error may put an element on the other side of zero:
+of 200 calls with digits in other orders, at depth 8, the original's float32
+gradients were more than 1e-3 from float64 in 3, the rewritten model's in 4, and
+the two from each other in 3.
 
 """
 

@@ -77,8 +77,6 @@ class Architecture:
                    for rules in made_by)
 
 
-PARAMETERS = ("what is computed from parameters or constants alone, such as "
-              "{}, is held for each block")
 AFFINE = ("errors grow by the scales: the runtime keeps a state now and then "
           "(`--max-growth`)")
 SHRINKING = ("factors below 1 enlarge errors: the runtime keeps a state now and "
@@ -121,65 +119,53 @@ ARCHITECTURES = [
         lambda depth, form: depth, rules=("product",), width=32, grows=AFFINE),
     Architecture(
         "realnvp_masked", "RealNVP, checkerboard and channel masks `b * x`",
-        lambda depth, form: depth, rules=("product",), test=(4, 4), width=8,
-        missed=PARAMETERS.format("`1 - b`")),
+        lambda depth, form: depth, rules=("product",), test=(4, 4), width=8),
     Architecture(
         "realnvp_masked, index", "RealNVP, the same places taken by index",
         lambda depth, form: depth, script="realnvp_masked",
-        options=("--split", "index"), rules=("product",), test=(4, 4), width=8,
-        missed="an index by 0, 1, 2, ... is taken for a choice of the first "
-        "places, so that the pieces of every other block of channels are held"),
+        options=("--split", "index"), rules=("product",), test=(4, 4), width=8),
     Architecture(
         "glow", "Glow at one scale, plain 1x1 convolutions (Kingma and "
         "Dhariwal, 2018)",
         lambda depth, form: 3 * depth, rules=("product", "convolution"),
-        width=32,
-        missed=PARAMETERS.format("`exp(logs)`")),
+        width=32),
     Architecture(
         "glow_multiscale", "Glow, two levels, 1x1 convolutions by LU",
         lambda depth, form: 6 * depth, rules=("product", "convolution"),
-        depths=(2, 4, 8), width=32,
-        missed=PARAMETERS.format("`P @ L @ U`")),
+        depths=(2, 4, 8), width=32),
     Architecture(
         "glow_multiscale, plain", "Glow, two levels, plain 1x1 convolutions",
         lambda depth, form: 6 * depth, script="glow_multiscale",
         options=("--weight", "plain"), rules=("product", "convolution"),
-        depths=(2, 4, 8), width=32,
-        missed=PARAMETERS.format("`exp(logs)`")),
+        depths=(2, 4, 8), width=32),
     Architecture(
         "gin", "GIN, soft clamping by atan, mean of s subtracted (Sorrenson et "
         "al., 2020)",
-        lambda depth, form: 2 * depth, rules=("product",), width=48,
-        missed=PARAMETERS.format("the `exp` of the global scale")),
+        lambda depth, form: 2 * depth, rules=("product",), width=48),
     Architecture(
         "gin, atan", "Affine couplings clamped by exp(atan(s)) (Ardizzone et "
         "al., 2019)",
         lambda depth, form: 2 * depth, script="gin",
-        options=("--clamp", "atan"), rules=("product",), width=48,
-        missed=PARAMETERS.format("the `exp` of the global scale")),
+        options=("--clamp", "atan"), rules=("product",), width=48),
     Architecture(
         "gin, tanh", "Affine couplings clamped by exp(tanh(s))",
         lambda depth, form: 2 * depth, script="gin",
-        options=("--clamp", "tanh"), rules=("product",), width=48,
-        missed=PARAMETERS.format("the `exp` of the global scale")),
+        options=("--clamp", "tanh"), rules=("product",), width=48),
     Architecture(
         "gin, sigmoid", "Affine couplings clamped by sigmoid(s + 2)",
         lambda depth, form: 2 * depth, script="gin",
-        options=("--clamp", "sigmoid"), rules=("product",), width=48,
-        missed=PARAMETERS.format("the `exp` of the global scale")),
+        options=("--clamp", "sigmoid"), rules=("product",), width=48),
     Architecture(
         "revvit", "Reversible vision transformer, two streams (Mangalam et "
         "al., 2022)",
-        lambda depth, form: 2 * depth, test=(2, 16), width=32,
-        missed=PARAMETERS.format("`(width // heads) ** -0.5` in a trace")),
+        lambda depth, form: 2 * depth, test=(2, 16), width=32),
     Architecture(
         "reformer", "Reformer, one stream split on its last dimension (Kitaev "
         "et al., 2020)",
         lambda depth, form: 2 * depth, test=(2, 16), width=64,
-        found={"scripted": 2},
-        missed=PARAMETERS.format("the mask of the diagonal") + "; "
-        "scripted: that mask asks for the device of something inside of F, "
-        "which is then `not-movable`"),
+        found={"scripted": 3},
+        missed="scripted: the mask of the diagonal asks for the device of "
+        "something inside of F, which is then `not-movable`"),
     Architecture(
         "revunet", "Reversible U-Net (Brügger et al., 2019)",
         lambda depth, form: 10 * depth, test=(1, 8), depths=(2, 4, 8),
