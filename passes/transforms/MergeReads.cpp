@@ -31,6 +31,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -104,12 +105,27 @@ private:
       return constantKey(node);
     const std::string name = node->kind().toQualString();
     std::string key = name + ":" + node->output()->type()->str();
-    for (Value* input : node->inputs())
-      key += "," + std::to_string(input->unique());
+    for (size_t i = 0; i < node->inputs().size(); ++i)
+      key += "," + operandKey(node, i);
     if (node->kind() == prim::GetAttr)
       return written_.count(node->s(attr::name)) ? ""
                                                  : key + node->s(attr::name);
     return isPureNumber(node) || isMergeableView(node) ? key : "";
+  }
+
+  /// x[:, 1:], x[:, 1:None] and x[:, 1:9223372036854775807] are one.
+  static std::string operandKey(Node* node, size_t i) {
+    Value* input = node->input(i);
+    const auto isNoneOr = [&](int64_t number) {
+      return input->mustBeNone() || constantInt(input) == number;
+    };
+    if (node->kind() == aten::slice) {
+      if (i == 2 && isNoneOr(0))
+        return "first";
+      if (i == 3 && isNoneOr(std::numeric_limits<int64_t>::max()))
+        return "last";
+    }
+    return std::to_string(input->unique());
   }
 
   bool isMergeableView(Node* node) const {
