@@ -86,7 +86,8 @@ std::vector<MemorySample> MemoryTrace::finish(size_t limit) {
   if (all.size() <= limit)
     return std::move(all);
   const double end = all.back().seconds;
-  const auto stretches = static_cast<double>(limit / 2);
+  const size_t pairs = limit / 2;
+  const auto stretches = static_cast<double>(pairs);
   const auto less = [](const MemorySample& a, const MemorySample& b) {
     return a.bytes < b.bytes;
   };

@@ -59,6 +59,7 @@ void paddingRule(NodeId id, const RuleContext& context,
   c.emit = [pads](InverseBuilder& b) {
     Graph& g = b.graph();
     std::vector<Value*> back;
+    back.reserve(pads.size());
     for (Value* pad : pads)
       back.push_back(g.insert(aten::neg, {b.operand(pad)}));
     Value* all =
