@@ -97,6 +97,7 @@ void joinCandidate(const Dataflow& flow, NodeId id, int64_t dim, bool stack,
       pieces = g.insert(aten::unbind, {b.result(0), dim});
     } else {
       std::vector<Value*> sizes;
+      sizes.reserve(parts.size());
       for (Value* part : parts)
         sizes.push_back(b.sizeOf(part, dim));
       Value* list =
@@ -105,6 +106,7 @@ void joinCandidate(const Dataflow& flow, NodeId id, int64_t dim, bool stack,
     }
     Node* unpack = g.insertNode(g.createListUnpack(pieces, parts.size()));
     std::vector<Value*> solved;
+    solved.reserve(which.size());
     for (size_t i : which)
       solved.push_back(unpack->output(i));
     return solved;

@@ -75,6 +75,8 @@ void checkpoint(const c10::OperatorHandle&, Stack* stack) {
                                    captures, std::move(extras)));
 }
 
+// The operator's schema is inferred from the types: a string comes by value.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 Tensors resplitOp(const Tensors& parts, int64_t partsDim, std::string how,
                   const std::vector<int64_t>& args, int64_t dim) {
   return resplit(parts, partsDim, how, args, dim);
