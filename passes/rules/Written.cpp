@@ -84,6 +84,7 @@ Value* fits(InverseBuilder& b, const WrittenPiece& piece) {
 Value* namesOnce(InverseBuilder& b, const std::vector<Value*>& indices) {
   Graph& g = b.graph();
   std::vector<Value*> all;
+  all.reserve(indices.size());
   for (Value* one : indices)
     all.push_back(b.operand(one));
   Value* list =
@@ -145,6 +146,7 @@ void writtenRule(NodeId id, const RuleContext& context,
     c.elements.clear();
   c.emit = [kept](InverseBuilder& b) {
     std::vector<Value*> solved;
+    solved.reserve(kept.size());
     for (const WrittenPiece& piece : kept)
       solved.push_back(readBack(b, piece));
     return solved;

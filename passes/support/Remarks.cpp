@@ -155,7 +155,7 @@ void Remarks::missed(const torch::jit::Node* at, Reason reason,
                      std::string detail) {
   std::string message = reasonSentence(reason);
   if (!detail.empty())
-    message += " (" + detail + ")";
+    message += " (" + std::move(detail) + ")";
   add(RemarkKind::Missed, at, std::move(message), reasonId(reason),
       reasonSuggestion(reason));
 }

@@ -123,13 +123,18 @@ Value* placesNamed(const std::vector<const Elements::Term*>& terms, Value* size,
   return all;
 }
 
+std::vector<Elements> elementsOf(const std::vector<Part>& parts) {
+  std::vector<Elements> sets;
+  sets.reserve(parts.size());
+  for (const Part& part : parts)
+    sets.push_back(part.elements);
+  return sets;
+}
+
 } // namespace
 
 bool partsCover(const std::vector<Part>& parts) {
-  std::vector<Elements> sets;
-  for (const Part& part : parts)
-    sets.push_back(part.elements);
-  return covers(sets);
+  return covers(elementsOf(parts));
 }
 
 Value* joinParts(const std::vector<Part>& parts, const PartAccess& access) {
@@ -199,9 +204,7 @@ Value* checkMasks(const std::vector<Elements>& sets, const PartAccess& a) {
 } // namespace
 
 Value* checkParts(const std::vector<Part>& parts, const PartAccess& a) {
-  std::vector<Elements> sets;
-  for (const Part& part : parts)
-    sets.push_back(part.elements);
+  const std::vector<Elements> sets = elementsOf(parts);
   if (std::none_of(sets.begin(), sets.end(), needsCheck) || !partsCover(parts))
     return nullptr;
   return sets[0].isMasked() ? checkMasks(sets, a) : checkPlaces(sets, a);

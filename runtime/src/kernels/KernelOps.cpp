@@ -16,12 +16,21 @@ namespace inv::kernels {
 
 DEFINE_DISPATCH(scaledAddStub);
 DEFINE_DISPATCH(scaledAddInverseStub);
+
+} // namespace inv::kernels
+
 #ifdef HAVE_AVX512_CPU_DEFINITION
-// No object of its own: such machines take the AVX2 one.
+// No object of its own: such machines take the AVX2 one. (The macro specializes
+// a template of at::native, which has to be done there.)
+namespace at::native {
+using inv::kernels::scaledAddInverseStub_DECLARE_DISPATCH_type;
+using inv::kernels::scaledAddStub_DECLARE_DISPATCH_type;
 REGISTER_ARCH_DISPATCH(scaledAddStub, AVX512, nullptr)
 REGISTER_ARCH_DISPATCH(scaledAddInverseStub, AVX512, nullptr)
+} // namespace at::native
 #endif
 
+namespace inv::kernels {
 namespace {
 
 constexpr const char* kCudaLibrary = "libinv_runtime_cuda.so";

@@ -49,8 +49,12 @@ void scaledAddInverseKernel(at::TensorIteratorBase& iter, double xScale,
 }
 
 } // namespace
+} // namespace inv::kernels
 
+// The macro specializes a template of at::native, which has to be done there.
+namespace at::native {
+using inv::kernels::scaledAddInverseStub_DECLARE_DISPATCH_type;
+using inv::kernels::scaledAddStub_DECLARE_DISPATCH_type;
 REGISTER_DISPATCH(scaledAddStub, &inv::kernels::scaledAddKernel)
 REGISTER_DISPATCH(scaledAddInverseStub, &inv::kernels::scaledAddInverseKernel)
-
-} // namespace inv::kernels
+} // namespace at::native
