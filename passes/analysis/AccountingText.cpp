@@ -169,6 +169,7 @@ void printReasons(std::ostream& out, const Accounting& a) {
     amounts[row.reason] += row.amount;
   }
   std::vector<std::pair<int64_t, Reason>> order;
+  order.reserve(amounts.size());
   for (const auto& [reason, amount] : amounts)
     order.emplace_back(-amount, reason);
   std::sort(order.begin(), order.end());

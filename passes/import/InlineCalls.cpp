@@ -40,7 +40,7 @@ std::optional<std::string> relativePath(const Value* module) {
   std::string path;
   while (module->node()->kind() == prim::GetAttr) {
     const std::string& name = module->node()->s(attr::name);
-    path = path.empty() ? name : name + "." + path;
+    path = path.empty() ? name : fmt::format("{}.{}", name, path);
     module = module->node()->input(0);
   }
   const Graph* graph = module->owningGraph();

@@ -25,10 +25,15 @@ struct Member {
 };
 
 /// A declared module, before it is an object.
+struct Child;
 struct Node {
   std::string className; ///< empty: made up from the path
   std::vector<Member> members;
-  std::vector<std::pair<std::string, Node>> children;
+  std::vector<Child> children;
+};
+struct Child {
+  std::string name;
+  Node node;
 };
 
 class Builder {
@@ -189,10 +194,10 @@ private:
     Node* node = &root_;
     for (const auto& part : splitList(path, '.')) {
       auto it = std::find_if(node->children.begin(), node->children.end(),
-                             [&](auto& child) { return child.first == part; });
+                             [&](auto& child) { return child.name == part; });
       if (it == node->children.end())
         it = node->children.insert(it, {part, Node{}});
-      node = &it->second;
+      node = &it->node;
     }
     return *node;
   }
@@ -212,7 +217,8 @@ private:
     }
     auto members = node.members;
     for (auto& [name, child] : node.children) {
-      auto object = instantiate(child, path.empty() ? name : path + "." + name);
+      auto object = instantiate(
+          child, path.empty() ? name : fmt::format("{}.{}", path, name));
       members.push_back({name, object->type(), object});
     }
     auto type = classNamed(node.className);

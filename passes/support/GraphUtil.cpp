@@ -6,6 +6,8 @@
 
 #include <torch/csrc/jit/ir/constants.h>
 
+#include <fmt/format.h>
+
 namespace inv::opt {
 
 using namespace torch::jit;
@@ -182,7 +184,7 @@ std::string attributeName(const Value* value) {
   for (; value->node()->kind() == prim::GetAttr;
        value = value->node()->input()) {
     const std::string& part = value->node()->s(attr::name);
-    name = name.empty() ? part : part + "_" + name;
+    name = name.empty() ? part : fmt::format("{}_{}", part, name);
     if (part.empty() || !std::isdigit(static_cast<unsigned char>(part[0])))
       return name;
   }

@@ -193,7 +193,7 @@ private:
   }
 
   static std::string tensorKey(Value* output, const at::Tensor& tensor,
-                               std::string key) {
+                               const std::string& key) {
     if (!tensor.defined() || tensor.dim() != 0 ||
         tensor.scalar_type() != at::kLong || !tensor.device().is_cpu())
       return "";

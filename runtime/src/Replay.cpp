@@ -268,9 +268,10 @@ std::vector<c10::Device> generatorsFor(std::vector<c10::Device> devices,
   if (!anywhere || !at::globalContext().hasCUDA())
     return devices;
   const auto& hooks = at::detail::getCUDAHooks();
-  for (c10::DeviceIndex i = 0; i < hooks.getNumGPUs(); i++) {
-    const c10::Device device(c10::DeviceType::CUDA, i);
-    if (hooks.hasPrimaryContext(i) &&
+  for (int i = 0; i < hooks.getNumGPUs(); i++) {
+    const auto index = static_cast<c10::DeviceIndex>(i);
+    const c10::Device device(c10::DeviceType::CUDA, index);
+    if (hooks.hasPrimaryContext(index) &&
         std::find(devices.begin(), devices.end(), device) == devices.end())
       devices.push_back(device);
   }

@@ -159,7 +159,7 @@ TEST_P(HazardLife, H22_NothingSurvivesItsLastUser) {
 
 /// What a call of `model` says that lost the methods of its steps.
 std::string messageOfCall(const std::function<void()>& call) {
-  const std::string message = messageOf(call);
+  std::string message = messageOf(call);
   EXPECT_TRUE(contains(message, "--passes=inline-steps")) << message;
   return message;
 }

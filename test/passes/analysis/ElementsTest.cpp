@@ -14,7 +14,7 @@ Elements slice(int64_t start, int64_t end, int64_t step) {
 Elements places(std::vector<int64_t> list) {
   return Elements::index(1, std::move(list), nullptr);
 }
-Elements mask(std::vector<int64_t> on) {
+Elements mask(const std::vector<int64_t>& on) {
   return Elements::masked(at::tensor(on).to(at::kBool), {});
 }
 

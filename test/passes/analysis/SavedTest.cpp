@@ -44,7 +44,7 @@ const Case kCases[] = {
 /// See SavedCases.def.
 std::map<std::string, at::Tensor> makeInputs() {
   at::manual_seed(3);
-  auto uniform = [](std::vector<int64_t> sizes) {
+  auto uniform = [](const std::vector<int64_t>& sizes) {
     return at::rand(sizes, at::kDouble) * 0.8 + 0.1;
   };
   std::map<std::string, at::Tensor> inputs = {

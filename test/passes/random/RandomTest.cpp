@@ -169,7 +169,7 @@ Program reduced(Program program) {
 }
 
 std::string save(const Program& program) {
-  const std::string path = fmt::format("random-{}.ir", program.seed);
+  std::string path = fmt::format("random-{}.ir", program.seed);
   const Model model = modelOf(program);
   std::ofstream(path) << "# " << faultOf(program) << "\n"
                       << model.methods[0].graph->toString(false);

@@ -36,7 +36,7 @@ inline GraphPtr inlined(const torch::jit::Module& module) {
 /// "unchanged" is true, and that a second run finds nothing to do.
 inline bool runPass(bool (*pass)(PassContext&), const GraphPtr& graph,
                     torch::jit::Module module = torch::jit::Module("M"),
-                    Options options = {}) {
+                    const Options& options = {}) {
   Model model;
   model.module = module;
   model.methods.emplace_back();
@@ -117,6 +117,7 @@ evaluate(const GraphPtr& graph, const std::vector<at::Tensor>& inputs,
                           .detach());
     }
   std::vector<at::Tensor> all;
+  all.reserve(results.size() + leaves.size());
   for (auto& result : results)
     all.push_back(result.detach().clone());
   if (!made.empty())

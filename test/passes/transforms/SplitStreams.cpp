@@ -50,7 +50,7 @@ std::vector<at::Tensor> inputs(int64_t p, int64_t q) {
 /// Splits the streams of a copy; checks the bits where the runtime has the
 /// operators, and that inline-steps gives the same bits back.
 GraphPtr splitCopy(const GraphPtr& graph, const std::vector<at::Tensor>& in,
-                   Options options = {}) {
+                   const Options& options = {}) {
   auto copy = graph->copy();
   runPass(splitStreams, copy, torch::jit::Module("M"), options);
   if (runtimeIsThere()) {
