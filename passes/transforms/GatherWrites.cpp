@@ -207,6 +207,7 @@ void Gatherer::keepRestOfCopy(Written& w) const {
   Value* source = w.pieces[0].value;
   const auto same = [](Value* v) { return v; };
   std::vector<WrittenPiece> pieces;
+  pieces.reserve(rest.size());
   for (const PlaceView& view : rest)
     pieces.push_back({insertPlace(graph_, source, {view}, same), {view}});
   w.pieces.erase(w.pieces.begin());

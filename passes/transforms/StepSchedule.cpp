@@ -6,6 +6,8 @@
 #include "passes/support/Written.h"
 #include "passes/transforms/StepMethods.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <queue>
 #include <unordered_map>
@@ -82,7 +84,7 @@ private:
 std::string attributeKey(const Value* v) {
   std::string key;
   while (v->node()->kind() == prim::GetAttr) {
-    key = v->node()->s(attr::name) + "." + key;
+    key = fmt::format("{}.{}", v->node()->s(attr::name), key);
     v = v->node()->input();
   }
   return key;
@@ -270,8 +272,7 @@ public:
   Installer(const std::vector<StepDraft>& drafts, const Schedule& schedule,
             const RuleContext& rules, PassContext& context)
       : drafts_(drafts), schedule_(schedule), flow_(rules.flow),
-        context_(context), graph_(*context.method.graph),
-        writer_(context, rules) {}
+        graph_(*context.method.graph), writer_(context, rules) {}
 
   void run() {
     for (int32_t unit : schedule_.order) {
@@ -353,7 +354,6 @@ private:
   const std::vector<StepDraft>& drafts_;
   const Schedule& schedule_;
   const Dataflow& flow_;
-  PassContext& context_;
   Graph& graph_;
   StepWriter writer_;
   std::unordered_map<Value*, Value*> replaced_, newest_;

@@ -134,7 +134,7 @@ struct Checkpointed : ag::Function<Checkpointed> {
   }
 
   static ag::variable_list backward(ag::AutogradContext* context,
-                                    ag::variable_list grads) {
+                                    const ag::variable_list& grads) {
     const Tensors inputs = leaves(context->get_saved_variables());
     const auto holder = c10::static_intrusive_pointer_cast<Holder>(
         context->saved_data["body"].toCapsule());

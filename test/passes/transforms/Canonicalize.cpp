@@ -14,7 +14,7 @@ GraphPtr canonical(const GraphPtr& graph,
   return copy;
 }
 
-at::Tensor sample(std::vector<int64_t> sizes) {
+at::Tensor sample(const std::vector<int64_t>& sizes) {
   at::manual_seed(3);
   return at::randn(sizes);
 }
