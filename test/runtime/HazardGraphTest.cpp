@@ -140,7 +140,7 @@ TEST_P(HazardGraph, H10_AnySubsetOfInputs) {
     for (at::Tensor& t : all)
       t.mutable_grad() = at::Tensor();
     loss.backward({}, false, false, wanted);
-    const Tensors result = gradsOf(all); // undefined where nobody asked
+    Tensors result = gradsOf(all); // undefined where nobody asked
     for (at::Tensor& t : all)
       t.mutable_grad() = at::Tensor();
     return result;
@@ -184,7 +184,7 @@ TEST_P(HazardGraph, H12_BackwardSeveralTimes) {
     const at::Tensor loss = (y[0] * y[1]).sum();
     loss.backward({}, true); // one of them twice, all accumulated
     loss.backward();
-    const Tensors result = gradsOf(all);
+    Tensors result = gradsOf(all);
     for (at::Tensor& t : all)
       t.mutable_grad() = at::Tensor();
     return result;
@@ -264,7 +264,7 @@ TEST_P(HazardGraph, H18_HooksFireOnce) {
     for (at::Tensor& t : wanted)
       t.mutable_grad() = at::Tensor();
     bothSides(x, y).backward();
-    const Tensors result = gradsOf(wanted);
+    Tensors result = gradsOf(wanted);
     for (at::Tensor& t : wanted)
       t.mutable_grad() = at::Tensor();
     for (auto& [t, handle] : hooks)

@@ -8,7 +8,7 @@ namespace {
 using namespace inv::opt::testing;
 using torch::jit::Module;
 
-at::Tensor sample(std::vector<int64_t> sizes) {
+at::Tensor sample(const std::vector<int64_t>& sizes) {
   at::manual_seed(3);
   return at::randn(sizes);
 }
@@ -20,7 +20,7 @@ GraphPtr canonical(const std::string& source,
                    Module module = Module("M")) {
   module.define(source);
   const GraphPtr graph = inlined(module);
-  const GraphPtr copy = graph->copy();
+  GraphPtr copy = graph->copy();
   runPass(canonicalize, copy, module);
   expectSame(graph, copy, inputs, &module);
   return copy;
