@@ -26,6 +26,7 @@ using Current = std::function<Value*(Value*)>;
 std::vector<int64_t> indicesIn(const std::vector<Value*>& subset,
                                const std::vector<Value*>& all) {
   std::vector<int64_t> out;
+  out.reserve(subset.size());
   for (Value* v : subset)
     out.push_back(std::find(all.begin(), all.end(), v) - all.begin());
   return out;
@@ -206,6 +207,7 @@ private:
 
   std::vector<Value*> valuesOf(const std::vector<ValueId>& ids) const {
     std::vector<Value*> out;
+    out.reserve(ids.size());
     for (ValueId v : ids)
       out.push_back(flow_.value(v).value);
     return out;
@@ -545,12 +547,14 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
   };
   auto states = [&](const std::vector<ValueId>& ids) {
     std::vector<Value*> out;
+    out.reserve(ids.size());
     for (ValueId v : ids)
       out.push_back(current(rules_.flow.value(v).value));
     return out;
   };
   auto outer = [&](const std::vector<Value*>& values) {
     std::vector<Value*> out;
+    out.reserve(values.size());
     for (Value* v : values)
       out.push_back(current(v));
     return out;

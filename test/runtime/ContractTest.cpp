@@ -321,7 +321,7 @@ TEST_F(Contract, TheDefaultDtypeIsReplayed) {
         plain ? x + x.exp() * (at::ones({4}) / 3).to(at::kDouble)
               : coupling(makeStep(spec), {x * 1}, {x * 1}, {})[0];
     c10::set_default_dtype(caffe2::TypeMeta::Make<double>());
-    const Tensors g = torch::autograd::grad({y.sin().sum()}, {x});
+    Tensors g = torch::autograd::grad({y.sin().sum()}, {x});
     EXPECT_EQ(c10::get_default_dtype(), caffe2::TypeMeta::Make<double>());
     c10::set_default_dtype(caffe2::TypeMeta::Make<float>());
     return g;

@@ -53,7 +53,7 @@ private:
   std::string network(const std::string& z) {
     switch (below(10)) {
     case 6: {
-      const std::string f = fresh("f");
+      std::string f = fresh("f");
       before_ +=
           fmt::format("{0} = {1}\nfor {2} in range({3}):\n"
                       "    {0} = torch.silu({0} @ {4})\n",
@@ -65,7 +65,7 @@ private:
                          "torch.chunk({0}, 2, 0)], 0)",
                          z, weight());
     case 8: {
-      const std::string f = fresh("f");
+      std::string f = fresh("f");
       before_ += fmt::format("if bool({1}.sum() > 0.0):\n"
                              "    {0} = torch.silu({1} @ {2})\n"
                              "else:\n    {0} = torch.sigmoid({1} @ {2})\n",
