@@ -46,7 +46,7 @@ void ban(const Derivation& d, Bans& bans) {
 Invertibility findInvertibility(const RuleContext& context, Bans bans) {
   // Each round bans what the last one found not to pay. Bans only grow, so it
   // ends; real models need one to three rounds.
-  constexpr int kMostRounds = 16;
+  constexpr int kMostRounds = 64;
   Invertibility result;
   std::vector<Refusal> refusals, unprofitable;
   for (int round = 0;; ++round) {

@@ -164,9 +164,26 @@ void Judge::findUseful() {
           joined.insert(flow_.canonical(x));
   }
   std::set<size_t> useful(useful_.begin(), useful_.end());
-  for (size_t i = 0; i < all_.size(); ++i)
-    if (!useful.count(i) && !all_[i].anchors.empty())
-      ban(all_[i], verdict_.bans);
+  // What is of no use and starts from what such a one gives would hold an
+  // anchor itself in the next round, and so on down a chain of
+  // log-determinants.
+  std::unordered_set<ValueId> lost;
+  for (size_t i = 0; i < all_.size(); ++i) {
+    const Derivation& d = all_[i];
+    const auto& results = flow_.node(d.node).results;
+    const bool combines =
+        d.cls == RuleClass::Sum || d.cls == RuleClass::Product;
+    if (useful.count(i) ||
+        (d.anchors.empty() &&
+         !(combines &&
+           std::any_of(results.begin(), results.end(), [&](ValueId y) {
+             return lost.count(flow_.canonical(y)) != 0;
+           }))))
+      continue;
+    ban(d, verdict_.bans);
+    for (ValueId x : d.solved)
+      lost.insert(flow_.canonical(x));
+  }
   std::reverse(useful_.begin(), useful_.end());
   for (size_t i : useful_) {
     if (all_[i].candidate >= 0)

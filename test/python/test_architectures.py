@@ -65,6 +65,17 @@ def test_the_steps_are_found(archives, architecture, form):
     assert architecture.found_in(form) <= found <= there
 
 
+@pytest.mark.parametrize("name", ["realnvp", "gin", "midpoint", "revnet"])
+def test_depth_hides_no_step(tmp_path, name):
+    architecture = next(a for a in ARCHITECTURES if a.name == name)
+    depth, width = 40, architecture.test[1]
+    architecture.save(tmp_path, name, depth, width, "float32")
+    there = architecture.there(depth, "traced")
+    remarks = rewrite(tmp_path / f"{name}.traced.pt", tmp_path / "rewritten.pt",
+                      steps=there)
+    assert architecture.count(remarks) == there
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("architecture,form", CASES)
 def test_forward_is_bit_equal_and_gradients_agree(archives, architecture, form,
