@@ -3,10 +3,8 @@
 //   y = (x - mean) / sqrt(var + eps) * w + b
 //   x = (y - b) / w * sqrt(var + eps) + mean
 //
-//   batch_norm      mean and var per channel: of the batch in training (read
-//   off
-//                   x in forward and kept: two numbers a channel), the running
-//                   ones in evaluation
+//   batch_norm      mean and var per channel: in training those of the batch
+//                   (two numbers a channel, kept), else the running ones
 //   instance_norm   per sample and channel, or the running ones
 //   layer_norm      per row; group_norm: per sample and group
 //

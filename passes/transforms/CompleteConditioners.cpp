@@ -54,6 +54,7 @@ public:
   }
 
 private:
+  void pullNumbers(StepDraft& step, const std::vector<NodeId>& readers);
   void pullIntegers(StepDraft& step);
   void pullChecks(StepDraft& step);
   void pullTerms();
@@ -95,40 +96,38 @@ bool Completer::computedInside(ValueId v,
   return found;
 }
 
-/// All other numbers are handed in.
-void Completer::pullIntegers(StepDraft& step) {
-  std::unordered_set<NodeId> inside(step.conditioner.begin(),
-                                    step.conditioner.end());
-  std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
+/// The numbers that `readers` read and that follow from tensors made inside,
+/// and the readers themselves, become part of the step.
+void Completer::pullNumbers(StepDraft& step,
+                            const std::vector<NodeId>& readers) {
+  const std::unordered_set<NodeId> inside(step.conditioner.begin(),
+                                          step.conditioner.end());
   Memo memo;
   std::vector<NodeId> through;
-  for (NodeId n : step.conditioner)
+  for (NodeId n : readers)
     for (ValueId operand : flow_.node(n).operands)
       if (!isTensor(flow_.value(operand)))
         computedInside(operand, inside, memo, through);
+  std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
+  all.insert(readers.begin(), readers.end());
   all.insert(through.begin(), through.end());
   step.conditioner.assign(all.begin(), all.end());
 }
 
+/// All other numbers are handed in.
+void Completer::pullIntegers(StepDraft& step) {
+  pullNumbers(step, step.conditioner);
+}
+
 void Completer::pullChecks(StepDraft& step) {
-  std::unordered_set<NodeId> inside(step.conditioner.begin(),
-                                    step.conditioner.end());
-  std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
-  Memo memo;
-  std::vector<NodeId> through;
+  std::vector<NodeId> checks;
   for (NodeId n : step.conditioner)
     for (ValueId v : flow_.node(n).results)
-      for (NodeId reader : readersThroughNumbers(v)) {
-        const NodeInfo& check = flow_.node(reader);
-        if (check.effect != EffectKind::Assert || !check.results.empty())
-          continue;
-        for (ValueId operand : check.operands)
-          if (!isTensor(flow_.value(operand)))
-            computedInside(operand, inside, memo, through);
-        all.insert(reader);
-      }
-  all.insert(through.begin(), through.end());
-  step.conditioner.assign(all.begin(), all.end());
+      for (NodeId reader : readersThroughNumbers(v))
+        if (flow_.node(reader).effect == EffectKind::Assert &&
+            flow_.node(reader).results.empty())
+          checks.push_back(reader);
+  pullNumbers(step, checks);
 }
 
 /// Nodes that read `v`, or a number computed from it.
