@@ -46,10 +46,9 @@ void ban(const Derivation& d, Bans& bans) {
 Invertibility findInvertibility(const RuleContext& context, Bans bans) {
   // Each round bans what the last one found not to pay. Bans only grow, so it
   // ends; real models need one to three rounds.
-  constexpr int kMostRounds = 64;
   Invertibility result;
   std::vector<Refusal> refusals, unprofitable;
-  for (int round = 0;; ++round) {
+  for (;;) {
     Sweep sweep(context, bans);
     sweep.run();
     Verdict verdict = judge(context, sweep);
@@ -60,10 +59,8 @@ Invertibility findInvertibility(const RuleContext& context, Bans bans) {
     const size_t before = bans.size();
     bans.insert(verdict.bans.begin(), verdict.bans.end());
     bans.insert(sweep.hindering().begin(), sweep.hindering().end());
-    if (bans.size() != before && round < kMostRounds)
-      continue;
     if (bans.size() != before)
-      break; // no agreement: rewrite nothing rather than something bad
+      continue;
     result.derivations = std::move(verdict.kept);
     result.availability = sweep.availability();
     result.dropped = std::move(verdict.dropped);

@@ -5,7 +5,7 @@
 //   transpose(x, a, b)   => transpose(y, a, b);  t, mT, adjoint likewise
 //   view, reshape, flatten, unflatten => reshape(y, sizes of x)
 //   squeeze, unsqueeze   => reshape(y, sizes of x)
-//   contiguous, clone    => y
+//   contiguous, clone, inv::as_piece => y
 //   type_as(x, t)        => y    where nobody else reads x; it stands behind an
 //                                in-place sum and returns x but where dtypes
 //                                differ, and then the step keeps its input
@@ -20,6 +20,7 @@
 // looks at in forward. Not matched: permutations whose dimensions are not
 // constants, patches that overlap.
 #include "passes/rules/Match.h"
+#include "passes/support/Symbols.h"
 
 #include <algorithm>
 #include <numeric>
@@ -184,7 +185,8 @@ Emit inverseOf(Node* n) {
                       nativeShuffle = named("native_channel_shuffle");
   if (n->kind() == channelShuffle || n->kind() == nativeShuffle)
     return unshuffle(n);
-  if (n->kind() == aten::contiguous || n->kind() == aten::clone)
+  if (n->kind() == aten::contiguous || n->kind() == aten::clone ||
+      n->kind() == sym::asPiece())
     return identity();
   if (n->kind() == aten::type_as && n->input(0)->uses().size() == 1)
     return identity();
@@ -276,7 +278,7 @@ void layoutRule(NodeId id, const RuleContext& context,
                 std::vector<Candidate>& out) {
   const Dataflow& flow = context.flow;
   Node* n = flow.node(id).node;
-  if (!n->kind().is_aten() || n->inputs().empty() || n->outputs().size() != 1)
+  if (n->inputs().empty() || n->outputs().size() != 1)
     return;
   const ValueId x = flow.idOf(n->input(0));
   if (x < 0 || !flow.value(x).isActivation() || !isTensor(flow.value(x)))
