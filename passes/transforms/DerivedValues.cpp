@@ -46,48 +46,8 @@ bool isCheap(const Node* n) {
 
 DerivedValues::DerivedValues(const Dataflow& flow,
                              const std::vector<std::vector<ValueId>>& reads)
-    : flow_(flow) {
-  findWritten();
+    : flow_(flow), written_(flow) {
   countSteps(reads);
-}
-
-/// Values whose attribute an operator of the method writes, openly or as its
-/// running statistics.
-void DerivedValues::findWritten() {
-  std::unordered_set<std::string> paths, names;
-  std::unordered_set<ValueId> seen;
-  std::vector<ValueId> work;
-  for (const NodeInfo& info : flow_.nodes()) {
-    if (info.node->kind() == prim::SetAttr)
-      names.insert(info.node->s(attr::name));
-    if (info.effect == EffectKind::Effect)
-      work.insert(work.end(), info.operands.begin(), info.operands.end());
-    if (updatesStatistics(info.node))
-      for (Value* statistics : scratchInputs(info.node))
-        if (flow_.idOf(statistics) >= 0)
-          work.push_back(flow_.idOf(statistics));
-  }
-  // Through views: without looking closer, through everything.
-  while (!work.empty()) {
-    const ValueId v = work.back();
-    work.pop_back();
-    if (flow_.value(v).isActivation() || !seen.insert(v).second)
-      continue;
-    if (auto path = attributePath(flow_.value(v).value))
-      paths.insert(*path);
-    else if (flow_.value(v).def >= 0)
-      for (ValueId operand : flow_.node(flow_.value(v).def).operands)
-        work.push_back(operand);
-  }
-  for (ValueId v = 0; v < ValueId(flow_.values().size()); ++v) {
-    const Value* value = flow_.value(v).value;
-    if (value->node()->kind() != prim::GetAttr)
-      continue;
-    auto path = attributePath(const_cast<Value*>(value));
-    if (!path || paths.count(*path) ||
-        names.count(value->node()->s(attr::name)))
-      written_.insert(v);
-  }
 }
 
 bool DerivedValues::canRunAgain(NodeId n) const {
@@ -159,7 +119,7 @@ std::vector<NodeId> DerivedValues::nodesFor(ValueId v) const {
   for (NodeId n : nodes) {
     makes |= !flow_.node(n).view;
     for (ValueId operand : flow_.node(n).operands)
-      if (written_.count(operand))
+      if (written_.isOne(operand))
         return {};
   }
   if (!makes)

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "passes/analysis/Dataflow.h"
+#include "passes/transforms/WrittenAttributes.h"
 
 #include <unordered_map>
 #include <unordered_set>
@@ -41,13 +42,12 @@ public:
 private:
   bool canRunAgain(NodeId n) const;
   bool isShared(NodeId n) const;
-  void findWritten();
   void countSteps(const std::vector<std::vector<ValueId>>& reads);
   void collect(ValueId v, bool sharedToo,
                std::unordered_set<NodeId>& nodes) const;
 
   const Dataflow& flow_;
-  std::unordered_set<ValueId> written_;
+  const WrittenAttributes written_;
   std::unordered_map<NodeId, int> steps_; ///< that need the node
 };
 

@@ -4,6 +4,7 @@
 #include "passes/support/GraphUtil.h"
 #include "passes/support/Symbols.h"
 #include "passes/transforms/CompleteConditioners.h"
+#include "passes/transforms/WrittenAttributes.h"
 
 #include <algorithm>
 #include <functional>
@@ -57,8 +58,8 @@ class Drafter {
 public:
   Drafter(const Invertibility& found, const RuleContext& context,
           std::vector<DraftRefusal>& refusals)
-      : found_(found), flow_(context.flow), refusals_(refusals),
-        parent_(found.derivations.size()) {
+      : found_(found), flow_(context.flow), written_(context.flow),
+        refusals_(refusals), parent_(found.derivations.size()) {
     std::iota(parent_.begin(), parent_.end(), size_t(0));
     for (size_t i = 0; i < parent_.size(); ++i)
       members_.push_back({i});
@@ -117,6 +118,7 @@ private:
 
   const Invertibility& found_;
   const Dataflow& flow_;
+  const WrittenAttributes written_;
   std::vector<DraftRefusal>& refusals_;
   std::vector<size_t> parent_;
   std::vector<std::vector<size_t>> members_; ///< by root
@@ -398,6 +400,10 @@ void Drafter::fillInputs(StepDraft& step) {
             step.captures.end())
           addOnce(step.scratch, id);
       }
+  // What the method changes elsewhere is not there any more in backward.
+  for (ValueId v : step.captures)
+    if (written_.mayChange(v))
+      addOnce(step.scratch, v);
 }
 
 bool Drafter::fill(StepDraft& step) {

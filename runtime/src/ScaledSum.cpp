@@ -11,8 +11,8 @@
 namespace inv {
 
 bool ownsItsMemory(const at::Tensor& t) {
-  return t.use_count() == 1 && t.storage().use_count() == 1 &&
-         t.is_non_overlapping_and_dense();
+  return t.has_storage() && t.use_count() == 1 &&
+         t.storage().use_count() == 1 && t.is_non_overlapping_and_dense();
 }
 
 namespace {

@@ -82,10 +82,10 @@ Slot::Content Slot::get(const Record& neededBy) const {
     return {at::Tensor(), rebuild_, index_};
   }
   TORCH_CHECK(static_cast<uint32_t>(value_._version()) == valueVersion_,
-              describe(neededBy.kind, *neededBy.step),
-              ": a state that this step needs for its gradient has been "
-              "modified by an inplace operation after the forward: it is at "
-              "version ",
+              describe(neededBy.kind, *neededBy.step), ": ",
+              neededBy.nameOf(*this),
+              ", which this step needs for its gradient, has been modified by "
+              "an inplace operation after the forward: it is at version ",
               value_._version(), "; expected version ", valueVersion_);
   if (stream_)
     useHere(value_, *stream_);
@@ -165,8 +165,11 @@ Tensors Record::captures() const {
     try {
       result.push_back(saved_[i].unpack());
     } catch (c10::Error& e) {
+      const std::string name =
+          step->captureName({kind, numX, z.size(), saved_.size()}, i);
       e.add_context("in " + describe(kind, *step) + ", capture " +
-                    std::to_string(i));
+                    std::to_string(i) +
+                    (name.empty() ? name : " ('" + name + "')"));
       throw;
     }
   }
@@ -181,6 +184,19 @@ Tensors Record::functionCaptures(const Tensors& captures) const {
   for (int64_t i : layout.functionCaptures)
     result.push_back(captures[static_cast<size_t>(i)]); // checked in forward
   return result;
+}
+
+std::string Record::nameOf(const Slot& slot) const {
+  const auto placeIn = [&](const std::vector<SlotPtr>& slots) {
+    return std::find_if(slots.begin(), slots.end(),
+                        [&](const SlotPtr& s) { return s.get() == &slot; }) -
+           slots.begin();
+  };
+  if (const auto i = placeIn(y); i < std::ssize(y))
+    return "its result number " + std::to_string(i);
+  if (const auto i = placeIn(z); i < std::ssize(z))
+    return "the state number " + std::to_string(i) + " that it read";
+  return "a state that it was given";
 }
 
 const SlotPtr& Record::output(size_t i) const {

@@ -155,6 +155,8 @@ struct Record : Counted<&Counters::liveRecords> {
   /// Those of `captures` that function and inverse take.
   Tensors functionCaptures(const Tensors& captures) const;
 
+  /// What the step would call that state, in an error.
+  std::string nameOf(const Slot& slot) const;
   /// Slot of output number `i` of the step's node.
   const SlotPtr& output(size_t i) const;
 

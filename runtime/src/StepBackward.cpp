@@ -20,10 +20,13 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mul.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace inv {
 
@@ -44,8 +47,9 @@ public:
 
   variable_list run() {
     decide();
-    fetchStates();
     {
+      const std::optional<OutsideOfTransforms> outside = leaveTransforms();
+      fetchStates();
       const ReplayGuard guard(*record_, /*keepHooks=*/createGraph_);
       makeLeaves();
       evaluate(guard);
@@ -64,6 +68,23 @@ public:
   }
 
 private:
+  /// Gradients may be many at once (is_grads_batched, vmap over a backward).
+  /// What runs again is no part of that: it draws its numbers once.
+  using OutsideOfTransforms = c10::impl::ExcludeDispatchKeyGuard;
+  std::optional<OutsideOfTransforms> leaveTransforms() const {
+    using Key = c10::DispatchKey;
+    constexpr c10::DispatchKeySet kBatched({Key::Batched,
+                                            Key::FuncTorchBatched});
+    if (std::none_of(grads_.begin(), grads_.end(), [&](const at::Tensor& g) {
+          return g.defined() && g.key_set().has_any(kBatched);
+        }))
+      return std::nullopt;
+    return std::make_optional<OutsideOfTransforms>(c10::DispatchKeySet(
+        {Key::VmapMode, Key::FuncTorchVmapMode,
+         Key::FuncTorchDynamicLayerFrontMode,
+         Key::FuncTorchDynamicLayerBackMode}));
+  }
+
   const StepLayout& layout() const { return record_->step->layout(); }
   bool wants(size_t edge) const { return wanted_[edge]; }
   bool anyWanted(size_t from, size_t to) const {
@@ -332,7 +353,7 @@ private:
         sum = std::move(g);
       else if (sum.layout() != at::kStrided)
         sum = at::add(g, sum); // dense + sparse exists, sparse + dense does not
-      else if (!createGraph_ && ownsItsMemory(sum) &&
+      else if (!createGraph_ && ownsItsMemory(sum) && g.has_storage() &&
                sum.scalar_type() == g.scalar_type())
         sum.add_(g);
       else
@@ -356,6 +377,14 @@ private:
 };
 
 variable_list StepNode::apply(variable_list&& grads) {
+  // A backward in inference mode would rebuild states that count no versions.
+  std::optional<c10::InferenceMode> ordinary;
+  std::optional<at::AutoGradMode> gradMode;
+  if (c10::InferenceMode::is_enabled()) {
+    const bool grad = at::GradMode::is_enabled();
+    ordinary.emplace(false);
+    gradMode.emplace(grad);
+  }
   return StepBackward(*this, std::move(grads)).run();
 }
 

@@ -110,19 +110,12 @@ private:
 
   bool needsGrad() const {
     return at::GradMode::is_enabled() &&
-           (anyRequiresGrad(x_) || conditionerRequiresGrad());
+           (anyRequiresGrad(x_) || anyRequiresGrad(z_) ||
+            anyRequiresGrad(captures_));
   }
   static bool anyRequiresGrad(const Tensors& list) {
     return std::any_of(list.begin(), list.end(),
                        [](const at::Tensor& t) { return t.requires_grad(); });
-  }
-  bool conditionerRequiresGrad() const {
-    if (anyRequiresGrad(z_))
-      return true;
-    for (size_t i = 0; i < captures_.size(); i++)
-      if (captures_[i].requires_grad() && !layout().isScratch(i))
-        return true;
-    return false;
   }
 
   /// Is this call recorded into a CUDA graph? Then the host may not wait for
@@ -139,6 +132,12 @@ private:
   std::string whyNotReplayed() const {
     if (capturing_ && record_->step->mayDraw())
       return "random numbers in a CUDA graph cannot be drawn again";
+    // A replay's copy has no history.
+    for (size_t i = 0; i < captures_.size(); i++)
+      if (captures_[i].requires_grad() && layout().isScratch(i) &&
+          record_->step->readsScratch(shape(), i, record_->extras))
+        return "capture " + std::to_string(i) +
+               ", which the model writes, needs a gradient";
     return record_->step->whyNotReplayed();
   }
 
@@ -288,6 +287,10 @@ private:
   double growthOfStep(Tensors aux) const {
     if (scaledSum_)
       return abi::growthOfScale(1 / std::abs(layout().xScale));
+    // Of no elements there is no largest.
+    if (std::all_of(y_.begin(), y_.end(),
+                    [](const at::Tensor& t) { return t.numel() == 0; }))
+      return 1;
     const at::NoGradGuard noGrad;
     return record_->step->growth(
         y_, std::move(aux), record_->functionCaptures(detachAll(captures_)),

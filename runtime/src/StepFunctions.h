@@ -99,6 +99,9 @@ public:
   /// A sentence about what the methods do that no step may do, such as writing
   /// a capture that is not scratch; empty if there is none.
   virtual std::string whatIsWrong(const CallShape& call) const = 0;
+  /// The name that the code has for capture number `i`, such as up_weight; may
+  /// be empty.
+  virtual std::string captureName(const CallShape& call, size_t i) const = 0;
   /// May a run draw random numbers? It was seen doing so, or looks like it.
   virtual bool mayDraw() const = 0;
   virtual void noteDrew() const = 0;

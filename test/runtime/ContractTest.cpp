@@ -355,6 +355,27 @@ TEST_F(Contract, AnotherPrecisionOfProductsInBackwardIsAnError) {
   context.setFloat32Precision(backend, op, before);
 }
 
+TEST_F(Contract, DeterministicModeIsReplayed) {
+  StepSpec spec;
+  spec.arithmetic = abi::kScaledSum;
+  spec.code = "def conditioner(self, z: Tensor):\n"
+              "    return torch.tanh(invtest.by_mode(z))\n";
+  const auto step = makeStep(spec);
+  auto& context = at::globalContext();
+  for (const bool on : {true, false}) {
+    const Tensors x = leaves({inputs[0], inputs[1]});
+    context.setDeterministicAlgorithms(on, false);
+    const at::Tensor y = coupling(step, {x[0]}, {x[1]}, {})[0];
+    context.setDeterministicAlgorithms(!on, false);
+    const at::Tensor g = torch::autograd::grad({y.sum()}, {x[1]})[0];
+    EXPECT_EQ(context.deterministicAlgorithms(), !on);
+    const double k = on ? 2 : 3;
+    EXPECT_LE(distance(g, (k * (1 - at::tanh(x[1] * k).pow(2))).detach()),
+              1e-13);
+  }
+  context.setDeterministicAlgorithms(false, false);
+}
+
 // --------------------------------------------------- buffers that steps write
 
 StepSpec normSpec() {
@@ -423,6 +444,45 @@ def conditioner(self, z: Tensor, w: Tensor, u: Tensor):
   };
   EXPECT_LE(distance(run(false, inputs[3].clone()), run(true, inputs[3])),
             1e-13);
+}
+
+TEST_F(Contract, AScratchCaptureThatNeedsAGradientIsLeftToPlainAutograd) {
+  StepSpec spec;
+  spec.arithmetic = abi::kScaledSum;
+  spec.scratch = {0};
+  spec.code = "def conditioner(self, z: Tensor, w: Tensor):\n"
+              "    return torch.tanh(z * w)\n";
+  const auto step = makeStep(spec);
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves({inputs[0], inputs[1], inputs[3]});
+    const at::Tensor y = plain ? x[0] + at::tanh(x[1] * x[2])
+                               : coupling(step, {x[0]}, {x[1]}, {x[2]})[0];
+    return torch::autograd::grad({y.sin().sum()}, x);
+  };
+  EXPECT_EQ(distance(run(false), run(true)), 0);
+  EXPECT_EQ(stats().kept, 1);
+}
+
+TEST_F(Contract, NoElementsHaveNoGrowth) {
+  StepSpec spec;
+  spec.numAux = 1;
+  spec.code = "def conditioner(self, z: Tensor):\n"
+              "    return torch.exp(z)\n"
+              "def function(self, x: Tensor, s: Tensor):\n"
+              "    return x * s\n"
+              "def inverse(self, y: Tensor, s: Tensor):\n"
+              "    return y / s\n"
+              "def growth(self, y: Tensor, s: Tensor):\n"
+              "    return torch.amax(torch.reciprocal(s))\n";
+  const auto step = makeStep(spec);
+  for (int64_t rows : {0, 3}) // amax of nothing is an error
+    compare(
+        [&](const Tensors& in) { return coupling(step, {in[0]}, {in[1]}, {}); },
+        [&](const Tensors& in) {
+          return Tensors{in[0] * at::exp(in[1]), in[1]};
+        },
+        {random({rows, 4}), random({rows, 4})}, 1e-12);
+  EXPECT_EQ(stats().kept, 0);
 }
 
 TEST_F(Contract, AWrittenCaptureThatIsNotScratchIsRefused) {

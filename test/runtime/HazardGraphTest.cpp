@@ -3,6 +3,8 @@
 
 #include "inv/Abi.h"
 
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/function_hook.h>
 
 #include <thread>
@@ -65,6 +67,67 @@ TEST_P(HazardGraph, H03_WeightsChangedBeforeBackwardAreAnError) {
     EXPECT_TRUE(contains(message, "blocks.3: net.py:41")) << message;
     EXPECT_TRUE(contains(message, "capture ")) << message;
   }
+}
+
+TEST_P(HazardGraph, H03_TheErrorSaysWhatWasChanged) {
+  Conditioner gated = tanhNet(4);
+  gated.code = R"(
+def conditioner(self, z: Tensor, weight: Tensor, bias: Tensor, table: Tensor):
+    return torch.tanh(torch.linear(z, weight, bias)) * table
+)";
+  gated.plain = [](const at::Tensor& z, const Tensors& p) {
+    return at::tanh(at::linear(z, p[0], p[1])) * p[2];
+  };
+  gated.captures = [make = gated.captures] {
+    Tensors result = make();
+    result.push_back(random({4}).exp()); // a buffer
+    return result;
+  };
+  net = makeNet(2, gated);
+  // `change` gets the captures of the first step and the outputs.
+  const auto messageAfter =
+      [&](const std::function<void(const Tensors&, const Tensors&)>& change) {
+        const Tensors x = leaves(inputs);
+        const Tensors y = net(x[0], x[1]);
+        change(net.ofStep[0], y);
+        return messageOf([&] { gradOf({y[0].sum() + y[1].sum()}, x); });
+      };
+  EXPECT_EQ(messageAfter([](auto&, auto&) {}), "");
+  const std::vector<std::pair<size_t, std::string>> captures = {
+      {0, "capture 0 ('weight')"},
+      {1, "capture 1 ('bias')"},
+      {2, "capture 2 ('table')"}};
+  for (const auto& [i, name] : captures) {
+    const std::string message = messageAfter(
+        [i = i](auto& p, auto&) { p[i].detach().mul_(2); });
+    EXPECT_TRUE(contains(message, "modified by an inplace operation"));
+    EXPECT_TRUE(contains(message, "blocks.3: net.py:41")) << message;
+    EXPECT_TRUE(contains(message, name)) << message;
+  }
+  for (size_t i : {0, 1}) {
+    const std::string message =
+        messageAfter([i](auto&, auto& y) { y[i].detach().mul_(2); });
+    EXPECT_TRUE(contains(message, "modified by an inplace operation"));
+    EXPECT_TRUE(contains(message, "blocks.3: net.py:41")) << message;
+    EXPECT_TRUE(contains(message, i == 0 ? "the state number 0 that it read"
+                                         : "its result number 0"))
+        << message;
+  }
+}
+
+TEST_P(HazardGraph, H03_ACapturedValueChangedInPlaceIsAnError) {
+  if (GetParam() == Door::Archive)
+    GTEST_SKIP() << "the archive's captures are parameters";
+  const Tensors x = leaves(inputs);
+  const at::Tensor gate = (x[0] * 2).select(0, 0); // a value that was computed
+  const at::Tensor bias = net.ofStep[0][1];
+  const at::Tensor y =
+      coupling(net.step(), {x[0]}, {x[1]}, {net.ofStep[0][0], gate})[0];
+  gate.mul_(2);
+  const std::string message = messageOf([&] { gradOf({y.sum()}, x); });
+  EXPECT_TRUE(contains(message, "modified by an inplace operation"));
+  EXPECT_TRUE(contains(message, "blocks.3: net.py:41")) << message;
+  EXPECT_TRUE(contains(message, "capture 1 ('b')")) << message;
 }
 
 TEST_P(HazardGraph, H06_TheInputIsReadBefore) {
@@ -154,6 +217,63 @@ TEST_P(HazardGraph, H10_AnySubsetOfInputs) {
           << subset;
 }
 
+TEST_P(HazardGraph, H10_EverySubsetOfInputs) {
+  // Of two steps all 63, asked for in both ways; and with only those needing a
+  // gradient, which also says which outputs need one.
+  net = makeNet(2, tanhNet(4));
+  const Tensors parameters = net.parameters();
+  const auto run = [&](bool plain, size_t subset, int how) {
+    Tensors all = leaves(inputs);
+    const Tensors x = all;
+    all.insert(all.end(), parameters.begin(), parameters.end());
+    Tensors wanted;
+    for (size_t i = 0; i < all.size(); i++) {
+      const bool asked = (subset >> i & 1) != 0;
+      if (asked)
+        wanted.push_back(all[i]);
+      all[i].set_requires_grad(how != 2 || asked);
+    }
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    Tensors result = {at::tensor(y[0].requires_grad() ? 2 : 1),
+                      at::tensor(y[1].requires_grad() ? 2 : 1)};
+    const at::Tensor loss = bothSides(x, y);
+    if (how == 0) {
+      for (const at::Tensor& g : gradOf({loss}, wanted))
+        result.push_back(g);
+    } else {
+      if (how == 1)
+        loss.backward({}, false, false, wanted);
+      else
+        loss.backward();
+      for (const at::Tensor& g : gradsOf(all))
+        result.push_back(g);
+    }
+    for (at::Tensor& t : all) {
+      t.mutable_grad() = at::Tensor();
+      t.set_requires_grad(true);
+    }
+    return result;
+  };
+  for (size_t subset = 1; subset < 64; subset++)
+    for (int how : {0, 1, 2})
+      EXPECT_LE(distance(run(false, subset, how), run(true, subset, how)),
+                1e-12)
+          << subset << ", " << how;
+}
+
+TEST_P(HazardGraph, H11_DoubleBackwardInEveryMode) {
+  for (const char* mode : {abi::kInvert, abi::kRecompute, abi::kStore}) {
+    net.setMode(mode);
+    sameBody(
+        [](const Tensors& x, const auto& f) {
+          const Tensors y = f(x[0] * 1, x[1] * 1);
+          const Tensors g = gradOf({(y[0] * y[1]).sum()}, x, true, true);
+          return g[0].pow(3).sum() + (g[1] * y[0]).sum();
+        },
+        1e-11);
+  }
+}
+
 TEST_P(HazardGraph, H11_DoubleBackward) {
   const auto run = [&](bool plain) {
     const Tensors x = leaves(inputs);
@@ -198,6 +318,37 @@ TEST_P(HazardGraph, H12_ASecondBackwardWithoutRetainIsPyTorchsError) {
   gradOf({loss}, x);
   EXPECT_TRUE(contains(messageOf([&] { gradOf({loss}, x); }),
                        "backward through the graph a second time"));
+}
+
+TEST_P(HazardGraph, H12_ABackwardThatFailsBetweenTwoOthers) {
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    int calls = 0;
+    x[0].register_hook([&](const at::Tensor& g) {
+      TORCH_CHECK(++calls != 2, "planted");
+      return g;
+    });
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    const at::Tensor loss = bothSides(x, y);
+    Tensors result = gradOf({loss}, x, true);
+    EXPECT_TRUE(
+        contains(messageOf([&] { gradOf({loss}, x, true); }), "planted"));
+    for (const at::Tensor& g : gradOf({loss}, x))
+      result.push_back(g);
+    return result;
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
+}
+
+TEST_P(HazardGraph, H12_WeightsChangedBetweenTwoBackwardCallsAreAnError) {
+  const Tensors x = leaves(inputs);
+  const Tensors y = net(x[0], x[1]);
+  const at::Tensor loss = bothSides(x, y);
+  gradOf({loss}, x, true);
+  net.ofStep[2][1].detach().add_(1);
+  const std::string message = messageOf([&] { gradOf({loss}, x); });
+  EXPECT_TRUE(contains(message, "modified by an inplace operation"));
+  EXPECT_TRUE(contains(message, "capture 1 ('b')")) << message;
 }
 
 TEST_P(HazardGraph, H13_UnusedOutputsAndInputsWithoutGrad) {
@@ -274,6 +425,16 @@ TEST_P(HazardGraph, H18_HooksFireOnce) {
     return result;
   };
   EXPECT_LE(distance(run(false), run(true)), 1e-12);
+}
+
+TEST_P(HazardGraph, H18_HooksThatChangeGradientsInPlace) {
+  sameBody([](const Tensors& x, const auto& f) {
+    const at::Tensor a = x[0] * 1, b = x[1] * 1;
+    const Tensors y = f(a, b);
+    for (const at::Tensor& t : {a, b, y[0], y[1]})
+      t.register_hook([](at::Tensor g) { return g.mul_(3); });
+    return (y[0].sin() * y[1]).sum() + a.sum();
+  });
 }
 
 TEST_P(HazardGraph, H18_AHookThatThrows) {
@@ -401,6 +562,44 @@ TEST_P(HazardGraph, H30_OnlyInputGradients) {
   EXPECT_LE(distance(run(false), run(true)), 1e-12);
   for (const at::Tensor& p : net.captures())
     EXPECT_FALSE(p.grad().defined());
+}
+
+class Anomaly {
+public:
+  Anomaly() { torch::autograd::AnomalyMode::set_enabled(true); }
+  ~Anomaly() { torch::autograd::AnomalyMode::set_enabled(false); }
+  Anomaly(const Anomaly&) = delete;
+  Anomaly& operator=(const Anomaly&) = delete;
+};
+
+TEST_P(HazardGraph, AnomalyModeIsRightAndFindsNaN) {
+  const Anomaly anomaly;
+  same(net, inputs, bothSides);
+  // The chain's own backward turns a gradient of infinity into NaN.
+  const auto run = [&](bool plain) {
+    return messageOf([&] {
+      const Tensors x = leaves(inputs);
+      const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+      const at::Tensor one = at::ones_like(y[1]);
+      torch::autograd::grad({y[1]}, x, {one * INFINITY});
+    });
+  };
+  EXPECT_TRUE(contains(run(true), "returned nan values"));
+  EXPECT_TRUE(contains(run(false), "returned nan values"));
+}
+
+TEST_P(HazardGraph, H14_BackwardInInferenceMode) {
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    const Tensors y = plain ? net.plain(x[0], x[1]) : net(x[0], x[1]);
+    const at::Tensor loss = bothSides(x, y);
+    const c10::InferenceMode inference;
+    Tensors result = gradOf({loss}, x, true);
+    for (const at::Tensor& g : gradOf({loss}, net.parameters()))
+      result.push_back(g);
+    return result;
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
 }
 
 TEST_P(HazardGraph, H32_ModesFlip) {

@@ -267,9 +267,22 @@ TEST_P(HazardLife, H28_TwoThousandStepsWith64KiBOfStackToSpare) {
         makeNet(steps, expression("torch.tanh(z) * 1e-3",
                                   [](auto& z) { return at::tanh(z) * 1e-3; })));
     return [this, net] { // forward, backward, the graph's end
-      EXPECT_LE(distance(run(*net, false, inputs, bothSides),
-                         run(*net, true, inputs, bothSides)),
-                1e-11);
+      const Tensors plain = run(*net, true, inputs, bothSides);
+      EXPECT_LE(distance(run(*net, false, inputs, bothSides), plain), 1e-11);
+      { // a graph that dies without a backward
+        const Tensors x = leaves(inputs);
+        (*net)(x[0], x[1]);
+      }
+      // One whose states are all pulled, for its first step; kept, and dropped
+      // as a whole.
+      const Tensors x = leaves(inputs);
+      const Tensors first = coupling(net->step(), {x[0]}, {x[1]}, {});
+      const Tensors y = (*net)(first[1], first[0]);
+      const int64_t before = stats().pulls;
+      gradOf({first[0].sin().sum()}, x, /*retain=*/true);
+      EXPECT_EQ(stats().pulls - before,
+                static_cast<int64_t>(net->ofStep.size()));
+      gradOf({bothSides(x, y)}, x, /*retain=*/true);
     };
   };
   constexpr size_t kLarge = 8 << 20, kSpare = 64 << 10, kPage = 4096;

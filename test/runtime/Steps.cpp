@@ -292,11 +292,15 @@ at::Tensor failAfter(const at::Tensor& t, int64_t n) {
 at::Tensor bySwitch(const at::Tensor& t) {
   return t * (at::globalContext().userEnabledMkldnn() ? 2 : 3);
 }
+at::Tensor byMode(const at::Tensor& t) {
+  return t * (at::globalContext().deterministicAlgorithms() ? 2 : 3);
+}
 
 at::Tensor twice(const at::Tensor& t) { return t * 2; }
 
 [[maybe_unused]] const bool trustsTheTestsOperators = [] {
-  for (const char* name : {"note", "fail_after", "draw_once", "by_switch"})
+  for (const char* name : {"note", "fail_after", "draw_once", "by_switch",
+                           "by_mode"})
     trustOperator(std::string("invtest::") + name);
   return true;
 }();
@@ -347,6 +351,7 @@ TORCH_LIBRARY(invtest, m) {
   m.def("draw_once(Tensor t) -> Tensor", &inv::test::drawOnce);
   m.def("fail_after(Tensor t, int n) -> Tensor", &inv::test::failAfter);
   m.def("by_switch(Tensor t) -> Tensor", &inv::test::bySwitch);
+  m.def("by_mode(Tensor t) -> Tensor", &inv::test::byMode);
   m.def("unknown(Tensor t) -> Tensor", &inv::test::twice);
   m.def("trusted(Tensor t) -> Tensor", &inv::test::twice);
 }

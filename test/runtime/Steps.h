@@ -89,6 +89,7 @@ struct Chain {
 //   invtest::draw_once(Tensor t) -> Tensor   draws a number in its first call
 //   invtest::by_switch(Tensor t) -> Tensor   2 t if oneDNN is switched on, else
 //   3 t
+//   invtest::by_mode(Tensor t) -> Tensor     2 t in deterministic mode, else 3 t
 // These are trusted (inv/Runtime.h); invtest::unknown and invtest::trusted,
 // both 2 t, are not.
 struct TestOps {
