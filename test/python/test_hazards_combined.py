@@ -344,7 +344,7 @@ class Reader(nn.Module):
         self.register_buffer("shift", torch.full((WIDTH,), 1.3))
 
     def forward(self, x):
-        return torch.tanh(self.lin(x)) + torch.sin(self.shift)
+        return torch.tanh(self.lin(x)) + self.shift
 
 
 class Writing(nn.Module):
