@@ -287,8 +287,7 @@ public:
 
   std::string captureName(const CallShape& call, size_t i) const override {
     const bool bijection = call.kind == StepKind::Bijection;
-    const Function* method =
-        bijection ? class_->function : class_->conditioner;
+    const Function* method = bijection ? class_->function : class_->conditioner;
     const size_t place = 1 + (bijection ? call.x : call.z) + i; // behind self
     const auto& arguments = method->getSchema().arguments();
     return place < arguments.size() ? arguments[place].name() : std::string();

@@ -73,16 +73,16 @@ private:
   using OutsideOfTransforms = c10::impl::ExcludeDispatchKeyGuard;
   std::optional<OutsideOfTransforms> leaveTransforms() const {
     using Key = c10::DispatchKey;
-    constexpr c10::DispatchKeySet kBatched({Key::Batched,
-                                            Key::FuncTorchBatched});
+    constexpr c10::DispatchKeySet kBatched(
+        {Key::Batched, Key::FuncTorchBatched});
     if (std::none_of(grads_.begin(), grads_.end(), [&](const at::Tensor& g) {
           return g.defined() && g.key_set().has_any(kBatched);
         }))
       return std::nullopt;
-    return std::make_optional<OutsideOfTransforms>(c10::DispatchKeySet(
-        {Key::VmapMode, Key::FuncTorchVmapMode,
-         Key::FuncTorchDynamicLayerFrontMode,
-         Key::FuncTorchDynamicLayerBackMode}));
+    return std::make_optional<OutsideOfTransforms>(
+        c10::DispatchKeySet({Key::VmapMode, Key::FuncTorchVmapMode,
+                             Key::FuncTorchDynamicLayerFrontMode,
+                             Key::FuncTorchDynamicLayerBackMode}));
   }
 
   const StepLayout& layout() const { return record_->step->layout(); }

@@ -78,6 +78,8 @@ std::vector<int64_t> falls(const std::vector<int64_t>& bytes) {
 }
 
 TEST_P(HazardLife, H22_BytesAtEveryStepOfABackward) {
+  if (onGpu())
+    GTEST_SKIP() << "counts bytes of the CPU; test/gpu has test_h22_bytes";
   CountingAllocator::install();
   constexpr int64_t kSteps = 8;
   Net net = makeNet(kSteps, rowNet());
@@ -109,6 +111,8 @@ TEST_P(HazardLife, H22_BytesAtEveryStepOfABackward) {
 }
 
 TEST_P(HazardLife, H22_BytesAreTheSameAfterAThousandIterations) {
+  if (onGpu())
+    GTEST_SKIP() << "counts bytes of the CPU; test/gpu has test_h22_bytes";
   CountingAllocator::install();
   Net net = makeNet(4, tanhNet(4));
   const auto once = [&] { run(net, false, inputs, bothSides); };
@@ -182,6 +186,8 @@ TEST_P(HazardLife, H24_FrozenModelsAreRefusedWithTheWayOut) {
 }
 
 TEST_P(HazardLife, H24_TheMobileFormatIsRefusedWithTheWayOut) {
+  if (onGpu())
+    GTEST_SKIP() << "mobile models run on the CPU";
   if (GetParam() == Door::Operator)
     GTEST_SKIP() << "a model is needed";
   Net net = makeNet(2, tanhNet(4));
@@ -259,6 +265,8 @@ private:
 };
 
 TEST_P(HazardLife, H28_TwoThousandStepsWith64KiBOfStackToSpare) {
+  if (onGpu())
+    GTEST_SKIP() << "a GPU's backward runs on a thread of autograd's own";
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "a sanitizer's frames are larger, and stacks its own";
 #endif

@@ -1,5 +1,6 @@
 // What the hazard tests share. One test for each row of docs/hazards.md,
-// through both doors, against plain autograd on the same captures.
+// through both doors, on the CPU and, where there is one, on a GPU, against
+// plain autograd on the same captures.
 #pragma once
 
 #include "Nets.h"
@@ -21,33 +22,57 @@ inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
+/// On testDevice().
 inline at::Tensor random(c10::IntArrayRef sizes,
                          at::ScalarType dtype = at::kDouble) {
-  return at::randn(sizes, dtype);
+  return at::randn(sizes,
+                   at::TensorOptions().dtype(dtype).device(testDevice()));
 }
+
+/// How a test is run.
+struct Way {
+  Door door;
+  c10::DeviceType device;
+  bool operator==(Door other) const { return door == other; }
+};
 
 /// For INSTANTIATE_TEST_SUITE_P: every test of a file runs through both doors.
 inline auto bothDoors() {
-  return testing::Values(Door::Operator, Door::Archive);
+  return testing::Values(
+      Way{Door::Operator, at::kCPU}, Way{Door::Archive, at::kCPU},
+      Way{Door::Operator, at::kCUDA}, Way{Door::Archive, at::kCUDA});
 }
-inline std::string doorName(const testing::TestParamInfo<Door>& info) {
-  return info.param == Door::Operator ? "Operator" : "Archive";
+inline std::string doorName(const testing::TestParamInfo<Way>& info) {
+  return std::string(info.param == Door::Operator ? "Operator" : "Archive") +
+         (info.param.device == at::kCUDA ? "OnCuda" : "");
 }
 
-class Hazard : public testing::TestWithParam<Door> {
+class Hazard : public testing::TestWithParam<Way> {
 protected:
   using Loss = std::function<at::Tensor(const Tensors& x, const Tensors& y)>;
 
+  Hazard() { testDevice() = isThere() ? GetParam().device : at::kCPU; }
+  ~Hazard() override { testDevice() = at::kCPU; }
+
   void SetUp() override {
+    if (!isThere())
+      GTEST_SKIP() << "no GPU";
     at::manual_seed(31);
     resetStats();
     TestOps::reset();
   }
-  void TearDown() override { expectNothingAlive(); }
+  void TearDown() override {
+    if (onGpu()) // what autograd's queue of the device still holds
+      at::ones({}, at::kCUDA).requires_grad_().sum().backward();
+    expectNothingAlive();
+  }
+
+  static bool isThere() { return GetParam().device == at::kCPU || haveGpu(); }
+  static bool onGpu() { return testDevice() == at::kCUDA; }
 
   Net makeNet(int64_t steps, const Conditioner& conditioner, double xScale = 1,
               double auxScale = 1) {
-    return {GetParam(), steps, conditioner, xScale, auxScale};
+    return {GetParam().door, steps, conditioner, xScale, auxScale};
   }
 
   /// Values of y, then gradients of x and the parameters. The seed and the

@@ -215,12 +215,13 @@ TEST_P(HazardValues, H16_Autocast) {
   const Tensors x = {random({5, 4}, at::kFloat), random({5, 4}, at::kFloat)};
   const auto run = [&](Net& net, bool plain, at::ScalarType dtype) {
     const Tensors in = leaves(x);
-    at::autocast::set_autocast_enabled(at::kCPU, true);
-    at::autocast::set_autocast_dtype(at::kCPU, dtype);
+    const auto before = at::autocast::get_autocast_dtype(testDevice());
+    at::autocast::set_autocast_enabled(testDevice(), true);
+    at::autocast::set_autocast_dtype(testDevice(), dtype);
     const Tensors y = plain ? net.plain(in[0], in[1]) : net(in[0], in[1]);
     at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCPU, false);
-    at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+    at::autocast::set_autocast_enabled(testDevice(), false);
+    at::autocast::set_autocast_dtype(testDevice(), before);
     Tensors wanted = in;
     for (const at::Tensor& p : net.parameters())
       wanted.push_back(p);
@@ -271,7 +272,8 @@ TEST_P(HazardValues, H21_NaNAndInfinity) {
 TEST_P(HazardValues, H25_DeterministicMode) {
   Net net = makeNet(4, tanhNet(4));
   auto& context = at::globalContext();
-  context.setDeterministicAlgorithms(true, false);
+  // cuBLAS wants an environment variable, too.
+  context.setDeterministicAlgorithms(true, /*warnOnly=*/onGpu());
   same(net, inputs, bothSides);
   context.setDeterministicAlgorithms(false, false);
 }
@@ -326,9 +328,9 @@ TEST_P(HazardValues, H31_DiscreteChoices) {
   for (const Case& c : cases) {
     SCOPED_TRACE(c.code);
     Net net = makeNet(4, expression(c.code, c.plain));
-    const Tensors x = {at::ones({6, 4}, at::kFloat) / 3,
-                       at::ones({6, 4}, at::kFloat) +
-                           random({6, 4}, at::kFloat).sign() * 1e-7};
+    const at::Tensor ones = at::ones_like(random({6, 4}, at::kFloat));
+    const Tensors x = {ones / 3,
+                       ones + random({6, 4}, at::kFloat).sign() * 1e-7};
     const auto loss = [](const Tensors&, const Tensors& y) {
       return (y[0] * 1e-3).sin().sum() + (y[1] * 1e-3).sin().sum();
     };

@@ -40,7 +40,7 @@ def conditioner(self, z: Tensor, w: Tensor, b: Tensor):
     return net(z, p[0], p[1]);
   };
   c.captures = [=] {
-    const auto options = at::TensorOptions().dtype(dtype);
+    const auto options = at::TensorOptions().dtype(dtype).device(testDevice());
     return Tensors{
         (at::randn({width, width}, options) / std::sqrt(double(width)))
             .requires_grad_(),

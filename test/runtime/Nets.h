@@ -17,7 +17,7 @@ struct Conditioner {
   std::vector<int64_t> scratch;
 };
 
-/// Twice linear and tanh, float64 or another dtype.
+/// Twice linear and tanh, float64 or another dtype; captures on testDevice().
 Conditioner tanhNet(int64_t width, at::ScalarType dtype = at::kDouble);
 /// No parameters: `code` is an expression in z, `plain` the same.
 Conditioner expression(const std::string& code,

@@ -3,7 +3,9 @@
 #include "inv/Abi.h"
 #include "inv/Runtime.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -12,7 +14,10 @@
 #include <torch/csrc/jit/frontend/sugared_value.h>
 #include <torch/library.h>
 
+#include <dlfcn.h>
+
 #include <atomic>
+#include <filesystem>
 #include <mutex>
 
 #include <chrono>
@@ -153,6 +158,23 @@ private:
 };
 
 } // namespace
+
+c10::DeviceType& testDevice() {
+  static c10::DeviceType device = at::kCPU;
+  return device;
+}
+
+bool haveGpu() {
+  // The tests are not linked to LibTorch's CUDA side, which takes its time to
+  // load.
+  static const bool have = [] {
+    return std::filesystem::exists("/dev/nvidiactl") &&
+           dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr &&
+           at::globalContext().hasCUDA() &&
+           at::detail::getCUDAHooks().deviceCount() > 0;
+  }();
+  return have;
+}
 
 Tensors checkpointed(TensorsToTensors body, const Tensors& inputs) {
   return Checkpointed::apply(at::TensorList(inputs), std::move(body));
@@ -299,8 +321,8 @@ at::Tensor byMode(const at::Tensor& t) {
 at::Tensor twice(const at::Tensor& t) { return t * 2; }
 
 [[maybe_unused]] const bool trustsTheTestsOperators = [] {
-  for (const char* name : {"note", "fail_after", "draw_once", "by_switch",
-                           "by_mode"})
+  for (const char* name :
+       {"note", "fail_after", "draw_once", "by_switch", "by_mode"})
     trustOperator(std::string("invtest::") + name);
   return true;
 }();

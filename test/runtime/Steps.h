@@ -14,6 +14,11 @@ namespace inv::test {
 
 using Tensors = std::vector<at::Tensor>;
 
+/// Where the tests of hazards make their tensors; the CPU unless they say so.
+c10::DeviceType& testDevice();
+/// Is there a GPU, and the library for it?
+bool haveGpu();
+
 /// What a step class says about itself.
 struct StepSpec {
   std::string code; // the methods
@@ -89,7 +94,8 @@ struct Chain {
 //   invtest::draw_once(Tensor t) -> Tensor   draws a number in its first call
 //   invtest::by_switch(Tensor t) -> Tensor   2 t if oneDNN is switched on, else
 //   3 t
-//   invtest::by_mode(Tensor t) -> Tensor     2 t in deterministic mode, else 3 t
+//   invtest::by_mode(Tensor t) -> Tensor     2 t in deterministic mode, else 3
+//   t
 // These are trusted (inv/Runtime.h); invtest::unknown and invtest::trusted,
 // both 2 t, are not.
 struct TestOps {
