@@ -4,7 +4,9 @@ gradients, hooks and backward. Reference: plain autograd on the original, float6
 import pytest
 import torch
 from torch import nn
-from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+from torch.autograd import forward_ad
+from torch.autograd.graph import (get_gradient_edge, save_on_cpu,
+                                  saved_tensors_hooks)
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from compare import both, gradients, near, same, square
@@ -88,6 +90,40 @@ def test_h10_inputs_of_backward(pair, which):
         results.append([t.grad for t in leaves])
     near(results[1], results[0])
     assert [g is None for g in results[1]] == [g is None for g in results[0]]
+
+
+def test_h10_gradient_edges(tmp_path):
+    models = both(Chain(lambda: Network(WIDTH), 2), tmp_path, steps=4)
+    base = [torch.randn(5, WIDTH) for _ in range(2)]
+    results = []
+    for model in models:
+        x = [t.clone().requires_grad_() for t in base]
+        middle = model(*x)
+        edges = [get_gradient_edge(t) for t in middle]
+        end = get_gradient_edge(model(*middle)[1])
+        results.append(torch.autograd.grad(end, [*edges, *x],
+                                           torch.ones(5, WIDTH)))
+    near(results[1], results[0])
+
+
+@pytest.mark.parametrize("how", ["forward over reverse", "reverse over forward"])
+def test_h11_tangents_and_gradients(pair, how):
+    value, tangent = data(), data()
+    results = []
+    for model in pair:
+        x = value.clone().requires_grad_()
+        with forward_ad.dual_level():
+            if how == "forward over reverse":
+                y = model(x)
+                dual = forward_ad.make_dual(torch.ones_like(y), tangent)
+                g, = torch.autograd.grad(y, x, dual)
+                results.append(list(forward_ad.unpack_dual(g)))
+            else:
+                y = model(forward_ad.make_dual(x, tangent))
+                results.append(torch.autograd.grad(
+                    square(forward_ad.unpack_dual(y).tangent),
+                    [x, *model.parameters()], allow_unused=True))
+    near(results[1], results[0])
 
 
 def test_h11_double_backward(pair):

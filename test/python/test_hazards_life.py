@@ -3,6 +3,7 @@ executors, what other tools do with a rewritten model. Reference: plain autograd
 the original, float64."""
 
 import copy
+import os
 import pickle
 import subprocess
 import threading
@@ -57,6 +58,22 @@ def test_h19_fork(tmp_path):
     same(both(Forking(), tmp_path, steps=0), data())
 
 
+def test_h19_a_process_that_was_forked_in_between(pair):
+    x = data()
+    expected = gradients(pair[0], x)["input 0"]
+    leaf = x.clone().requires_grad_()
+    y = pair[1](leaf)
+    child = os.fork()
+    if child == 0:
+        result = 2
+        try:
+            g, = torch.autograd.grad(square(y), leaf)
+            result = int((g - expected).abs().max() > 1e-12)
+        finally:
+            os._exit(result)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_h22_nothing_survives(pair):
     for _ in range(20):
         gradients(pair[1], data())
@@ -85,6 +102,32 @@ def test_h24_train_and_eval_flip(tmp_path):
         for model in models:
             model.train(mode)
         same(models, data())
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+def test_h24_calls_of_all_sorts_in_turn(tmp_path, optimize):
+    """Other sizes, other modes, without grad mode, under both executors."""
+    models = both(Model(lambda: Dropping(WIDTH), 2), tmp_path, steps=4)
+    torch._C._set_graph_executor_optimize(optimize)
+    try:
+        for rows, train, grad in [(5, True, True), (5, True, True), (3, False, True),
+                                  (3, True, False), (7, True, True), (0, True, True),
+                                  (1, False, True), (5, False, False),
+                                  (5, True, True)]:
+            x = data(rows)
+            for model in models:
+                model.train(train)
+            if grad:
+                near(gradients(models[1], x), gradients(models[0], x))
+                continue
+            with torch.no_grad():
+                results = []
+                for model in models:
+                    torch.manual_seed(1)
+                    results.append(model(x))
+            assert torch.equal(*results)
+    finally:
+        torch._C._set_graph_executor_optimize(False)
 
 
 def test_h24_freeze_is_refused_with_the_way_out(pair, tmp_path):
