@@ -2,10 +2,12 @@
 
 #include "inv/Abi.h"
 
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/saved_variable_hooks.h>
 
+#include <algorithm>
 #include <mutex>
 
 namespace inv::test {
@@ -240,6 +242,13 @@ Tensors Program::backward(const Tensors& seen, const Tensors& sides) {
       g = g.defined() ? g.detach() : g;
     if (sum.requires_grad())
       ask(sum, wanted, true);
+  }
+  // A part that runs again within the backward would have no graph there.
+  if (random_.chance(8) &&
+      std::find(notes_.begin(), notes_.end(), "(run again)") == notes_.end()) {
+    notes_.push_back("(in inference mode)");
+    const c10::InferenceMode inference;
+    ask(loss, wanted, true);
   }
   if (random_.chance(4)) { // accumulated
     loss.backward({}, true);
