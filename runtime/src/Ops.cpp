@@ -142,3 +142,16 @@ TORCH_LIBRARY(inv, m) {
   m.impl("trust_operator",
          [](const std::string& name) { inv::trustOperator(name); });
 }
+
+// Under vmap the plain operators do the work, as they do for all tensors that
+// slots cannot stand for.
+TORCH_LIBRARY_IMPL(inv, FuncTorchBatched, m) {
+  m.impl("coupling",
+         torch::CppFunction::makeFromBoxedFunction<&inv::coupling>());
+  m.impl("bijection",
+         torch::CppFunction::makeFromBoxedFunction<&inv::bijection>());
+  m.impl("checkpoint",
+         torch::CppFunction::makeFromBoxedFunction<&inv::checkpoint>());
+  m.impl("resplit", &inv::resplitOp);
+  m.impl("as_piece", &inv::asPiece);
+}

@@ -214,6 +214,9 @@ at::Tensor asPiece(const at::Tensor& part, int64_t dim, int64_t offset,
   TORCH_CHECK(offset >= 0 && offset + part.size(dim) <= total,
               "inv::as_piece: ", part.size(dim), " elements at offset ", offset,
               " of ", total);
+  // Whoever maps over it has no strides of his own.
+  if (!part.has_storage())
+    return part.view_as(part);
   if (!at::GradMode::is_enabled() || !part.requires_grad()) {
     at::NoGradGuard noGrad;
     return copyAsPiece(part, dim, offset, total).detach();

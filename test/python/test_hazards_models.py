@@ -45,3 +45,17 @@ def test_everything_asked_of_one_graph(archives, name):
         return found
 
     near(body(models[1]), body(models[0]), 1e-9)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_vmap_over_images(archives, name):
+    models = [torch.jit.load(p).train(False)
+              for p in archives(name, "scripted", "float64")]
+    torch.manual_seed(4)
+    images = torch.randn(3, 1, 8, 8)
+
+    def values(model):
+        one = torch.func.grad(lambda t: square(model(t[None])))
+        return [torch.func.vmap(one)(images)]
+
+    near(values(models[1]), values(models[0]), 1e-9)

@@ -249,16 +249,41 @@ def test_forward_mode_is_right_or_refused(pair):
     near([results[1]], [results[0]])
 
 
-@pytest.mark.parametrize("transform", ["grad", "vmap", "jvp"])
-def test_function_transforms_are_right_or_refused(pair, transform):
+@pytest.mark.parametrize("transform", ["grad", "vmap", "jvp", "grad of vmap",
+                                       "vmap of grad"])
+def test_function_transforms(pair, transform):
     x = data()
-    transformed = {
+
+    def rows(model):
+        return torch.func.vmap(lambda t: model(t[None])[0])
+
+    def gradient(model):
+        return torch.func.grad(lambda t: square(model(t[None])))
+
+    results = [{
         "grad": lambda m: torch.func.grad(lambda t: square(m(t)))(x),
-        "vmap": lambda m: torch.func.vmap(lambda t: m(t[None])[0])(x),
-        "jvp": lambda m: torch.func.jvp(m, (x,), (x,))[1]}[transform]
-    expected = transformed(pair[0])
-    if transform == "vmap":
-        with pytest.raises(RuntimeError, match="not implemented for inv::"):
-            transformed(pair[1])
+        "vmap": lambda m: rows(m)(x),
+        "jvp": lambda m: torch.func.jvp(m, (x,), (x,))[1],
+        "grad of vmap": lambda m: torch.func.grad(
+            lambda t: square(rows(m)(t)))(x),
+        "vmap of grad": lambda m: torch.func.vmap(gradient(m))(x),
+    }[transform](model) for model in pair]
+    near([results[1]], [results[0]])
+
+
+@pytest.mark.parametrize("randomness", ["error", "different", "same"])
+def test_vmap_over_a_dropout(tmp_path, randomness):
+    models = both(Model(lambda: Dropping(WIDTH), 2), tmp_path, steps=4)
+    x = data()
+
+    def run(model):
+        torch.manual_seed(1)
+        return torch.func.vmap(lambda t: model(t[None])[0],
+                               randomness=randomness)(x)
+
+    if randomness == "error":
+        for model in models:
+            with pytest.raises(RuntimeError, match="randomness"):
+                run(model)
         return
-    near([transformed(pair[1])], [expected])
+    near([run(models[1])], [run(models[0])])
