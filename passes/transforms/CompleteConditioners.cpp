@@ -72,7 +72,8 @@ private:
   std::unordered_map<NodeId, int> inside_; ///< node → step that has it
 };
 
-/// True where the number (list, flag) `v` follows from a tensor that is made
+/// True where `v`, a number (list, flag) or what is made of numbers and
+/// parameters alone (a mask by torch.eye), follows from a tensor that is made
 /// inside; adds to `through` the nodes on the way, each once for one `memo`.
 bool Completer::computedInside(ValueId v,
                                const std::unordered_set<NodeId>& inside,
@@ -82,8 +83,9 @@ bool Completer::computedInside(ValueId v,
     return false;
   if (inside.count(info.def))
     return true;
-  // A tensor counts only where it is asked for its shape (empty_like).
-  if (isTensor(info) && !takesShapeOnly(flow_.node(info.def).node))
+  // An activation counts only where it is asked for its shape (empty_like).
+  if (isTensor(info) && info.isActivation() &&
+      !takesShapeOnly(flow_.node(info.def).node))
     return false;
   if (auto known = memo.find(v); known != memo.end())
     return known->second;
@@ -96,8 +98,8 @@ bool Completer::computedInside(ValueId v,
   return found;
 }
 
-/// The numbers that `readers` read and that follow from tensors made inside,
-/// and the readers themselves, become part of the step.
+/// What `readers` read that follows from the sizes, the dtype or the device of
+/// tensors made inside, and the readers themselves, become part of the step.
 void Completer::pullNumbers(StepDraft& step,
                             const std::vector<NodeId>& readers) {
   const std::unordered_set<NodeId> inside(step.conditioner.begin(),
@@ -106,7 +108,8 @@ void Completer::pullNumbers(StepDraft& step,
   std::vector<NodeId> through;
   for (NodeId n : readers)
     for (ValueId operand : flow_.node(n).operands)
-      if (!isTensor(flow_.value(operand)))
+      if (!isTensor(flow_.value(operand)) ||
+          !flow_.value(operand).isActivation())
         computedInside(operand, inside, memo, through);
   std::set<NodeId> all(step.conditioner.begin(), step.conditioner.end());
   all.insert(readers.begin(), readers.end());

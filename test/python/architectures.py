@@ -162,10 +162,7 @@ ARCHITECTURES = [
     Architecture(
         "reformer", "Reformer, one stream split on its last dimension (Kitaev "
         "et al., 2020)",
-        lambda depth, form: 2 * depth, test=(2, 16), width=64,
-        found={"scripted": 3},
-        missed="scripted: the mask of the diagonal asks for the device of "
-        "something inside of F, which is then `not-movable`"),
+        lambda depth, form: 2 * depth, test=(2, 16), width=64),
     Architecture(
         "revunet", "Reversible U-Net (Brügger et al., 2019)",
         lambda depth, form: 10 * depth, test=(1, 8), depths=(2, 4, 8),
