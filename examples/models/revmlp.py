@@ -1,4 +1,7 @@
-"""A deep MLP of additive couplings: equal blocks, for curves over depth."""
+"""A deep MLP of additive couplings: equal blocks, for curves over depth.
+
+With --shared all blocks are one, in a loop: scripted, a loop that stays one.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +49,27 @@ class RevMlp(nn.Module):
         return self.head(self.norm(x))
 
 
+class SharedRevMlp(nn.Module):
+    def __init__(self, depth, width, classes=10):
+        super().__init__()
+        self.depth = depth
+        self.stem = nn.Linear(64, width)
+        self.block = Coupling(width)
+        common.start_small([self.block.f.down, self.block.g.down], depth)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images):
+        x = self.stem(images.flatten(1))
+        for _ in range(self.depth):
+            x = self.block(x)
+        return self.head(self.norm(x))
+
+
 if __name__ == "__main__":
     p = common.parser(__doc__.splitlines()[0], depth=32, width=64)
-    common.save("revmlp", lambda a: RevMlp(a.depth, a.width), p.parse_args())
+    p.add_argument("--shared", action="store_true",
+                   help="one block, used `depth` times")
+    args = p.parse_args()
+    net = SharedRevMlp if args.shared else RevMlp
+    common.save("revmlp", lambda a: net(a.depth, a.width), args)

@@ -1,8 +1,10 @@
 #include "passes/analysis/Accounting.h"
 
 #include "passes/analysis/Blocks.h"
+#include "passes/analysis/HeldStates.h"
 #include "passes/analysis/Peak.h"
 #include "passes/analysis/WhyKept.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/support/Remarks.h"
 #include "passes/support/Symbols.h"
 
@@ -24,11 +26,14 @@ namespace {
 /// storage it is.
 using StorageKey = uintptr_t;
 
+/// A node of one of the blocks: its number among those of all of them, one
+/// behind the other.
+using Place = size_t;
+
 /// One storage that some derivative keeps.
 struct Item {
   StorageKey key = 0;
   int64_t amount = 0;
-  std::vector<NodeId> savers;  ///< nodes of the top-level block
   const Node* at = nullptr;    ///< the first saver itself, or where it is kept
   bool fromParameters = false; ///< computed from parameters alone
 };
@@ -36,25 +41,32 @@ struct Item {
 class Accountant {
 public:
   Accountant(const PassContext& context, const MethodFacts& facts,
-             const std::vector<StepOutline>& steps,
-             const std::vector<int32_t>& order,
-             const std::vector<Refusal>& refusals)
-      : context_(context), facts_(facts), flow_(facts.flow), steps_(steps),
-        order_(order), why_(facts.rules, refusals),
-        stepOf_(flow_.nodes().size(), -1), stays_(flow_.nodes().size()) {
-    for (size_t s = 0; s < steps.size(); ++s)
-      for (NodeId n : steps[s].nodes)
-        stepOf_[size_t(n)] = int32_t(s);
-    for (int32_t n : order)
-      if (n >= 0)
-        stays_[size_t(n)] = true;
+             const std::vector<AccountedBlock>& blocks,
+             const std::unordered_set<const Value*>& leaving)
+      : context_(context), facts_(facts), blocks_(blocks), leaving_(leaving) {
+    for (size_t b = 0; b < blocks.size(); ++b) {
+      const Dataflow& flow = blocks[b].rules.flow;
+      flows_.push_back(&flow);
+      index_[&flow.block()] = b;
+      bases_.push_back(stepOf_.size());
+      stepOf_.resize(stepOf_.size() + flow.nodes().size(), -1);
+      stays_.resize(stepOf_.size());
+      for (const StepOutline& step : blocks[b].steps) {
+        for (NodeId n : step.nodes)
+          stepOf_[bases_[b] + size_t(n)] = int32_t(out_.steps);
+        ++out_.steps;
+      }
+      for (int32_t n : blocks[b].order)
+        if (n >= 0)
+          stays_[bases_[b] + size_t(n)] = true;
+      why_.emplace_back(blocks[b].rules, blocks[b].refusals);
+    }
   }
 
   Accounting run() {
     out_.method = context_.method.name;
     out_.inBytes = facts_.run.has_value();
-    out_.steps = int64_t(steps_.size());
-    blocks_ = blockPaths(flow_, stepOf_);
+    paths_ = blockPaths(flows_, stepOf_);
     findCallers();
     findHeld();
     if (facts_.run)
@@ -67,15 +79,44 @@ public:
   }
 
 private:
-  // ---- which storages are there, or held, whatever plain nodes keep
-  StorageKey keyOf(ValueId v) const {
-    if (facts_.run)
-      return StorageKey(facts_.run->storageOf(flow_.value(v).value));
-    return StorageKey(flow_.storage(v)) + 1;
+  // ---- places
+  Place placeOf(size_t block, NodeId n) const {
+    return bases_[block] + size_t(n);
   }
+  /// Of the node, or of the one around it that is in a block of ours.
+  Place placeOf(const Node* n) const {
+    auto block = index_.find(n->owningBlock());
+    while (block == index_.end()) {
+      n = n->owningBlock()->owningNode();
+      block = index_.find(n->owningBlock());
+    }
+    return placeOf(block->second, flows_[block->second]->idOf(n));
+  }
+  size_t blockAt(Place place) const {
+    return size_t(std::upper_bound(bases_.begin(), bases_.end(), place) -
+                  bases_.begin()) -
+           1;
+  }
+  const NodeInfo& nodeAt(Place place) const {
+    const size_t b = blockAt(place);
+    return flows_[b]->node(NodeId(place - bases_[b]));
+  }
+  Reason whyAt(Place place) const {
+    const size_t b = blockAt(place);
+    return why_[b].of(NodeId(place - bases_[b]));
+  }
+  /// Its blocks are accounted for themselves.
+  bool isEntered(const NodeInfo& n) const {
+    return std::any_of(n.node->blocks().begin(), n.node->blocks().end(),
+                       [&](const Block* b) { return index_.count(b) != 0; });
+  }
+
+  // ---- which storages are there, or held, whatever plain nodes keep
+  StorageKey keyOf(size_t block, ValueId v, const BlockRun* run) const;
   void findCallers();
   void findHeld();
-  void hold(ValueId v, size_t step);
+  void hold(size_t block, size_t step, ValueId v, const BlockRun* run);
+  void holdCaptures(const BlockRun& run);
 
   // ---- the items
   std::vector<Item> itemsOf(const TrainingRun& run) const;
@@ -85,35 +126,41 @@ private:
   void addBefore(const std::vector<Item>& items);
   void sortOut(const std::vector<Item>& items);
   void addNewlyHeld();
+  void estimatePeaks();
 
   // ---- rows
   void keep(const Item& item, Reason reason, const Node* at, bool byStep);
-  BlockRow& blockOf(NodeId n);
-  bool computesActivation(NodeId n) const;
+  BlockRow& rowOf(Place place);
+  bool computesActivation(Place place) const;
   std::string sourceNear(const Node* at) const;
+  void addRowsInOrder(size_t block, std::unordered_set<std::string>& told);
   void finishRows();
 
   struct Held {
     const Node* at = nullptr;
-    NodeId node = -1;
     int64_t amount = 0;
     bool fromParameters = false;
   };
 
   const PassContext& context_;
   const MethodFacts& facts_;
-  const Dataflow& flow_;
-  const std::vector<StepOutline>& steps_;
-  const std::vector<int32_t>& order_;
-  WhyKept why_;
-  std::vector<int32_t> stepOf_;
-  /// By NodeId. Neither part of a step nor left behind by one: steps run again
+  const std::vector<AccountedBlock>& blocks_;
+  const std::unordered_set<const Value*>& leaving_;
+  std::vector<const Dataflow*> flows_; ///< of the blocks
+  std::unordered_map<const Block*, size_t> index_;
+  std::vector<Place> bases_; ///< of the blocks: the first place
+  std::vector<WhyKept> why_;
+  std::vector<int32_t> stepOf_; ///< by place
+  /// By place. Neither part of a step nor left behind by one: steps run again
   /// what follows from parameters.
   std::vector<bool> stays_;
-  std::vector<std::string> blocks_; ///< by NodeId
+  std::vector<std::string> paths_; ///< by place: of the module
   std::unordered_set<StorageKey> callers_;
   std::map<StorageKey, Held> held_;
   std::unordered_set<StorageKey> counted_; ///< of items
+  std::unordered_set<const void*> dropped_;
+  /// Of a node of the method: what steps inside hold, and run again.
+  std::unordered_map<NodeId, InsideCost> inside_;
   std::map<
       std::tuple<Reason, bool, bool, std::string, std::string, std::string>,
       KeptRow>
@@ -123,56 +170,76 @@ private:
   Accounting out_;
 };
 
+/// Without a run: of what lies around a block, where it lies.
+StorageKey Accountant::keyOf(size_t block, ValueId v,
+                             const BlockRun* run) const {
+  if (run) {
+    const auto found = run->storages.find(flows_[block]->value(v).value);
+    return found == run->storages.end() ? 0 : StorageKey(found->second);
+  }
+  const Dataflow* flow = flows_[block];
+  v = flow->storage(v);
+  for (const Dataflow* outer = flow->outer(); outer; outer = flow->outer()) {
+    const ValueId around = outer->idOf(flow->value(v).value);
+    if (around < 0)
+      break;
+    flow = outer;
+    v = flow->storage(around);
+  }
+  return reinterpret_cast<StorageKey>(flow->value(v).value);
+}
+
 /// What comes in and goes out the caller has.
 void Accountant::findCallers() {
-  for (ValueId v = 0; v < ValueId(flow_.values().size()); ++v)
-    if (flow_.value(v).graphInput || flow_.value(v).graphOutput)
-      callers_.insert(keyOf(v));
+  const BlockRun* run = facts_.run ? &facts_.run->blocks() : nullptr;
+  for (ValueId v = 0; v < ValueId(flows_[0]->values().size()); ++v)
+    if (flows_[0]->value(v).keptAround)
+      callers_.insert(keyOf(0, v, run));
   callers_.erase(0);
 }
 
-void Accountant::hold(ValueId v, size_t step) {
-  const StorageKey key = keyOf(v);
-  const ValueInfo& info = flow_.value(flow_.storage(v));
+void Accountant::hold(size_t block, size_t step, ValueId v,
+                      const BlockRun* run) {
+  const Dataflow& flow = *flows_[block];
+  const StorageKey key = keyOf(block, v, run);
+  const ValueInfo& info = flow.value(flow.storage(v));
   const bool there =
-      facts_.run
-          ? key == 0 || facts_.run->isThere(reinterpret_cast<const void*>(key))
+      run ? key == 0 || facts_.run->isThere(reinterpret_cast<const void*>(key))
           : info.origin == Origin::Parameter || info.origin == Origin::Constant;
   if (there || callers_.count(key))
     return;
   Held held;
-  held.node = steps_[step].nodes.back();
-  held.at = flow_.node(held.node).node;
-  held.amount = facts_.run ? facts_.run->bytesOf(flow_.value(v).value) : 1;
+  held.at = flow.node(blocks_[block].steps[step].nodes.back()).node;
+  held.amount =
+      run ? facts_.run->bytesOf(reinterpret_cast<const void*>(key)) : 1;
   held.fromParameters = info.origin == Origin::Derived;
   held_.insert({key, held});
+}
+
+/// Of every step that a run of a block executes.
+void Accountant::holdCaptures(const BlockRun& run) {
+  if (const auto block = index_.find(run.block); block != index_.end()) {
+    const auto& steps = blocks_[block->second].steps;
+    for (size_t s = 0; s < steps.size(); ++s)
+      for (ValueId v : steps[s].captures)
+        hold(block->second, s, v, &run);
+  }
+  for (const BlockRun& inner : run.inner)
+    holdCaptures(inner);
 }
 
 /// A step holds the states that it makes or reads and that no step consumes:
 /// the ends of chains, and what nothing rebuilds.
 void Accountant::findHeld() {
-  std::vector<size_t> place(steps_.size());
-  for (size_t i = 0; i < order_.size(); ++i)
-    if (order_[i] < 0)
-      place[size_t(-1 - order_[i])] = i;
-  // The state itself, that is: where inv::resplit had to copy, a step consumes
-  // the copy. By the first one of them; who reads it behind that holds it.
-  std::map<std::pair<ValueId, StorageKey>, size_t> consumed;
-  for (size_t s = 0; s < steps_.size(); ++s)
-    for (ValueId v : steps_[s].consumed) {
-      auto [at, fresh] =
-          consumed.insert({{flow_.canonical(v), keyOf(v)}, place[s]});
-      at->second = std::min(at->second, place[s]);
-    }
-  for (size_t s = 0; s < steps_.size(); ++s) {
-    for (ValueId v : steps_[s].states) {
-      auto by = consumed.find({flow_.canonical(v), keyOf(v)});
-      if (by == consumed.end() || by->second < place[s])
-        hold(v, s);
-    }
-    for (ValueId v : steps_[s].captures)
-      hold(v, s);
-  }
+  const BlockRun* call = facts_.run ? &facts_.run->blocks() : nullptr;
+  for (const HeldState& state : heldStates(blocks_, leaving_, call))
+    hold(state.block, state.step, state.value, state.run);
+  if (call)
+    return holdCaptures(*call);
+  for (size_t b = 0; b < blocks_.size(); ++b)
+    for (size_t s = 0; s < blocks_[b].steps.size(); ++s)
+      for (ValueId v : blocks_[b].steps[s].captures)
+        hold(b, s, v, nullptr);
 }
 
 std::vector<Item> Accountant::itemsOf(const TrainingRun& run) const {
@@ -181,15 +248,16 @@ std::vector<Item> Accountant::itemsOf(const TrainingRun& run) const {
     Item item;
     item.key = StorageKey(kept.storage);
     item.amount = kept.bytes;
-    const ValueId v = kept.value ? flow_.idOf(kept.value) : -1;
-    item.fromParameters = v >= 0 && flow_.value(v).origin == Origin::Derived;
-    for (const Node* n : kept.savers) {
-      item.savers.push_back(flow_.topLevel(n));
-      // The first one that stays is to blame.
-      if (!item.at || (!stays_[size_t(flow_.topLevel(item.at))] &&
-                       stays_[size_t(item.savers.back())]))
-        item.at = n;
+    if (kept.value && kept.value->node()->kind() != prim::Param) {
+      const size_t b = blockAt(placeOf(kept.value->node()));
+      const ValueId v = flows_[b]->idOf(kept.value);
+      item.fromParameters =
+          v >= 0 && flows_[b]->value(v).origin == Origin::Derived;
     }
+    // The first one that stays is to blame.
+    for (const Node* n : kept.savers)
+      if (!item.at || (!stays_[placeOf(item.at)] && stays_[placeOf(n)]))
+        item.at = n;
     items.push_back(std::move(item));
   }
   return items;
@@ -198,49 +266,48 @@ std::vector<Item> Accountant::itemsOf(const TrainingRun& run) const {
 /// By the table of saved(op): every storage counts 1.
 std::vector<Item> Accountant::itemsByTable() const {
   std::vector<Item> items;
-  std::unordered_map<ValueId, size_t> index;
-  for (NodeId n = 0; n < NodeId(flow_.nodes().size()); ++n) {
+  std::unordered_map<StorageKey, size_t> index;
+  for (Place place = 0; place < stepOf_.size(); ++place) {
+    const NodeInfo& info = nodeAt(place);
+    if (isEntered(info))
+      continue;
     auto add = [&](StorageKey key) {
       items.emplace_back();
       items.back().key = key;
       items.back().amount = 1;
+      items.back().at = info.node;
     };
-    auto save = [&](Item& item) {
-      item.savers.push_back(n);
-      if (!item.at ||
-          (!stays_[size_t(flow_.idOf(item.at))] && stays_[size_t(n)]))
-        item.at = flow_.node(n).node;
-    };
-    for (ValueId v : flow_.node(n).saved) {
-      auto [at, fresh] = index.insert({flow_.storage(v), items.size()});
+    for (ValueId v : info.saved) {
+      const StorageKey key = keyOf(blockAt(place), v, nullptr);
+      auto [at, fresh] = index.insert({key, items.size()});
       if (fresh)
-        add(keyOf(v));
-      save(items[at->second]);
+        add(key);
+      else if (Item& item = items[at->second];
+               !stays_[placeOf(item.at)] && stays_[place])
+        item.at = info.node;
     }
-    if (flow_.node(n).savedOwn > 0) {
+    if (info.savedOwn > 0)
       add(0);
-      save(items.back());
-    }
   }
   return items;
 }
 
 void Accountant::accountForRun() {
-  const bool copies = std::any_of(
-      flow_.nodes().begin(), flow_.nodes().end(),
-      [](const NodeInfo& n) { return n.node->kind() == sym::resplit(); });
+  bool copies = false;
+  for (Node* n : allNodes(context_.method.graph->block()))
+    copies |= n->kind() == sym::resplit();
   const std::vector<Item> items = itemsOf(*facts_.run);
   if (copies) {
     const TrainingRun written(*context_.method.graph, sampleArguments(context_),
                               Streams::Copied);
     addBefore(itemsOf(written));
-    out_.plainPeak = estimatePlainPeak(flow_, written);
+    out_.plainPeak = estimatePlainPeak(*flows_[0], written);
   } else {
     addBefore(items);
-    out_.plainPeak = estimatePlainPeak(flow_, *facts_.run);
+    out_.plainPeak = estimatePlainPeak(*flows_[0], *facts_.run);
   }
   sortOut(items);
-  out_.peak = estimatePeak(flow_, *facts_.run, steps_, order_);
+  estimatePeaks();
   std::unordered_set<std::string> silent;
   for (const Node* n : facts_.run->silent())
     if (silent.insert(n->kind().toQualString()).second)
@@ -256,7 +323,7 @@ void Accountant::accountByTable() {
 void Accountant::addBefore(const std::vector<Item>& items) {
   for (const Item& item : items) {
     out_.before += item.amount;
-    blockOf(flow_.topLevel(item.at)).before += item.amount;
+    rowOf(placeOf(item.at)).before += item.amount;
   }
 }
 
@@ -266,18 +333,20 @@ void Accountant::sortOut(const std::vector<Item>& items) {
     total += item.amount;
     if (item.key)
       counted_.insert(item.key);
-    const NodeId n = flow_.topLevel(item.at);
+    const Place place = placeOf(item.at);
     if (item.key && callers_.count(item.key))
       keep(item, Reason::CallersValue, item.at, false);
-    else if (stays_[size_t(n)])
-      keep(item, item.fromParameters ? Reason::FromParameters : why_.of(n),
+    else if (stays_[place])
+      keep(item, item.fromParameters ? Reason::FromParameters : whyAt(place),
            item.at, false);
     else if (auto held = held_.find(item.key); item.key && held != held_.end())
       keep(item,
            item.fromParameters ? Reason::FromParameters : Reason::HeldByStep,
            held->second.at, false);
-    else
+    else {
       out_.dropped += item.amount;
+      dropped_.insert(reinterpret_cast<const void*>(item.key));
+    }
   }
   out_.streams = out_.before - total;
 }
@@ -314,16 +383,56 @@ void Accountant::keep(const Item& item, Reason reason, const Node* at,
   sum.amount += item.amount;
   ++sum.storages;
   out_.after += item.amount;
-  const NodeId n = flow_.topLevel(at);
-  blockOf(n).after += item.amount;
-  blockReasons_[blocks_[size_t(n)]][reason] += item.amount;
+  const Place place = placeOf(at);
+  rowOf(place).after += item.amount;
+  blockReasons_[paths_[place]][reason] += item.amount;
 }
 
-bool Accountant::computesActivation(NodeId n) const {
-  const NodeInfo& info = flow_.node(n);
+/// With what steps inside of ifs and loops hold, and bring back.
+void Accountant::estimatePeaks() {
+  std::unordered_map<NodeId, std::unordered_map<int32_t, InsideCost>> steps;
+  auto costOf = [&](const Node* at) -> InsideCost* {
+    const Place place = placeOf(at);
+    if (blockAt(place) == 0 || stepOf_[place] < 0)
+      return nullptr;
+    return &steps[flows_[0]->topLevel(at)][stepOf_[place]];
+  };
+  for (const auto& [key, held] : held_)
+    if (InsideCost* cost = costOf(held.at); cost && !counted_.count(key))
+      cost->held += held.amount;
+  for (const KeptStorage& kept : facts_.run->kept())
+    if (dropped_.count(kept.storage))
+      if (InsideCost* cost = costOf(kept.savers.front()))
+        cost->again += kept.bytes;
+  // One execution of one step at a time.
+  std::unordered_map<const Block*, int64_t> runs;
+  const std::function<void(const BlockRun&)> count = [&](const BlockRun& run) {
+    ++runs[run.block];
+    for (const BlockRun& inner : run.inner)
+      count(inner);
+  };
+  count(facts_.run->blocks());
+  std::unordered_map<int32_t, int64_t> executions;
+  for (Place place = 0; place < stepOf_.size(); ++place)
+    if (stepOf_[place] >= 0)
+      executions[stepOf_[place]] = runs[&flows_[blockAt(place)]->block()];
+  for (const auto& [n, costs] : steps)
+    for (const auto& [step, cost] : costs) {
+      inside_[n].held += cost.held;
+      inside_[n].again =
+          std::max(inside_[n].again,
+                   cost.again / std::max<int64_t>(executions[step], 1));
+    }
+  out_.peak = estimatePeak(*flows_[0], *facts_.run, blocks_[0].steps,
+                           blocks_[0].order, dropped_, inside_);
+}
+
+bool Accountant::computesActivation(Place place) const {
+  const NodeInfo& info = nodeAt(place);
+  const Dataflow& flow = *flows_[blockAt(place)];
   return !info.glue && !info.view && info.node->kind().is_aten() &&
          std::any_of(info.results.begin(), info.results.end(),
-                     [&](ValueId v) { return flow_.value(v).isActivation(); });
+                     [&](ValueId v) { return flow.value(v).isActivation(); });
 }
 
 /// Traces leave some nodes without a line: then that of the nearest node that
@@ -331,22 +440,24 @@ bool Accountant::computesActivation(NodeId n) const {
 std::string Accountant::sourceNear(const Node* at) const {
   std::string source = sourceOf(at);
   constexpr int kMostNodes = 8;
-  NodeId n = flow_.topLevel(at);
+  const Place place = placeOf(at);
+  const Dataflow& flow = *flows_[blockAt(place)];
+  NodeId n = NodeId(place - bases_[blockAt(place)]);
   for (int i = 0; source.empty() && i < kMostNodes; ++i) {
-    const auto& results = flow_.node(n).results;
+    const auto& results = flow.node(n).results;
     auto read = std::find_if(results.begin(), results.end(), [&](ValueId v) {
-      return !flow_.value(v).readers.empty();
+      return !flow.value(v).readers.empty();
     });
     if (read == results.end())
       break;
-    n = flow_.value(*read).readers.front();
-    source = sourceOf(flow_.node(n).node);
+    n = flow.value(*read).readers.front();
+    source = sourceOf(flow.node(n).node);
   }
   return source;
 }
 
-BlockRow& Accountant::blockOf(NodeId n) {
-  const std::string& path = blocks_[size_t(n)];
+BlockRow& Accountant::rowOf(Place place) {
+  const std::string& path = paths_[place];
   BlockRow& row = blockRows_[path];
   row.module = path;
   return row;
@@ -358,13 +469,14 @@ void Accountant::finishRows() {
   std::stable_sort(
       out_.kept.begin(), out_.kept.end(),
       [](const KeptRow& a, const KeptRow& b) { return a.amount > b.amount; });
-  for (const StepOutline& step : steps_)
-    ++blockOf(step.nodes.back()).steps;
-  for (NodeId n = 0; n < NodeId(stepOf_.size()); ++n)
-    if (stepOf_[size_t(n)] >= 0)
-      blockOf(n).rewritten = true;
-    else if (computesActivation(n))
-      blockOf(n);
+  for (size_t b = 0; b < blocks_.size(); ++b)
+    for (const StepOutline& step : blocks_[b].steps)
+      ++rowOf(placeOf(b, step.nodes.back())).steps;
+  for (Place place = 0; place < stepOf_.size(); ++place)
+    if (stepOf_[place] >= 0)
+      rowOf(place).rewritten = true;
+    else if (computesActivation(place))
+      rowOf(place);
   for (const auto& [path, reasons] : blockReasons_) {
     std::vector<std::pair<int64_t, Reason>> sorted;
     for (const auto& [reason, amount] : reasons)
@@ -373,23 +485,34 @@ void Accountant::finishRows() {
     for (const auto& [amount, reason] : sorted)
       blockRows_[path].reasons.push_back(reason);
   }
-  std::vector<size_t> inOrder(blocks_.size());
-  for (size_t n = 0; n < inOrder.size(); ++n)
-    inOrder[size_t(flow_.nodes()[n].position)] = n;
   std::unordered_set<std::string> told;
-  for (size_t n : inOrder)
-    if (auto row = blockRows_.find(blocks_[n]);
-        row != blockRows_.end() && told.insert(blocks_[n]).second)
+  addRowsInOrder(0, told);
+}
+
+/// In the order of the method, blocks inside where their node stands.
+void Accountant::addRowsInOrder(size_t block,
+                                std::unordered_set<std::string>& told) {
+  const auto& nodes = flows_[block]->nodes();
+  std::vector<size_t> inOrder(nodes.size());
+  for (size_t n = 0; n < inOrder.size(); ++n)
+    inOrder[size_t(nodes[n].position)] = n;
+  for (size_t n : inOrder) {
+    const std::string& path = paths_[placeOf(block, NodeId(n))];
+    if (auto row = blockRows_.find(path);
+        row != blockRows_.end() && told.insert(path).second)
       out_.blocks.push_back(row->second);
+    for (const Block* inner : nodes[n].node->blocks())
+      if (auto found = index_.find(inner); found != index_.end())
+        addRowsInOrder(found->second, told);
+  }
 }
 
 } // namespace
 
 Accounting account(const PassContext& context, const MethodFacts& facts,
-                   const std::vector<StepOutline>& steps,
-                   const std::vector<int32_t>& order,
-                   const std::vector<Refusal>& refusals) {
-  return Accountant(context, facts, steps, order, refusals).run();
+                   const std::vector<AccountedBlock>& blocks,
+                   const std::unordered_set<const Value*>& leaving) {
+  return Accountant(context, facts, blocks, leaving).run();
 }
 
 } // namespace inv::opt

@@ -23,11 +23,19 @@ namespace inv::opt {
 /// A step as the accounting sees it; made by form-steps.
 struct StepOutline {
   std::string kind;          ///< coupling, bijection or checkpoint
-  std::vector<NodeId> nodes; ///< those that leave the method for it, ascending
+  std::vector<NodeId> nodes; ///< those that leave the block for it, ascending
   std::vector<ValueId> consumed; ///< states that it hands over
   /// States that it makes or reads: it holds each that no step consumes.
-  std::vector<ValueId> states;
+  std::vector<ValueId> made, read;
   std::vector<ValueId> captures; ///< tensors that it keeps
+};
+
+/// A block with its steps: the method, or a block of an if or a loop.
+struct AccountedBlock {
+  const RuleContext& rules;
+  std::vector<StepOutline> steps;
+  std::vector<int32_t> order;    ///< as in Schedule
+  std::vector<Refusal> refusals; ///< by ascending node
 };
 
 /// Storages that stay, for one reason at one place.
@@ -77,12 +85,11 @@ struct Accounting {
   std::vector<std::string> silent;
 };
 
-/// `order` as in Schedule: node ids, or -1 - (index into steps). `refusals` by
-/// ascending node.
+/// `blocks`: the method first, outer ones before inner ones. `leaving`: see
+/// leavingValues().
 Accounting account(const PassContext& context, const MethodFacts& facts,
-                   const std::vector<StepOutline>& steps,
-                   const std::vector<int32_t>& order,
-                   const std::vector<Refusal>& refusals);
+                   const std::vector<AccountedBlock>& blocks,
+                   const std::unordered_set<const torch::jit::Value*>& leaving);
 
 /// The table for people.
 void print(std::ostream& out, const Accounting& accounting);

@@ -46,21 +46,23 @@ bool computes(const Dataflow& flow, const NodeInfo& info) {
 
 } // namespace
 
-std::vector<std::string> blockPaths(const Dataflow& flow,
+std::vector<std::string> blockPaths(const std::vector<const Dataflow*>& flows,
                                     const std::vector<int32_t>& stepOf) {
-  std::vector<std::string> paths(flow.nodes().size());
+  std::vector<std::string> paths(stepOf.size());
   std::unordered_map<std::string, Module> modules;
   std::unordered_map<int32_t, std::string> steps; // the path that holds it
-  for (size_t n = 0; n < paths.size(); ++n) {
-    const NodeInfo& info = flow.nodes()[n];
-    paths[n] = modulePathOf(info.node);
-    modules[paths[n]].computes |= computes(flow, info);
-    if (stepOf[n] < 0)
-      continue;
-    auto [at, fresh] = steps.insert({stepOf[n], paths[n]});
-    if (!fresh)
-      at->second = common(at->second, paths[n]);
-  }
+  size_t n = 0;
+  for (const Dataflow* flow : flows)
+    for (const NodeInfo& info : flow->nodes()) {
+      paths[n] = modulePathOf(info.node);
+      modules[paths[n]].computes |= computes(*flow, info);
+      if (stepOf[n] >= 0) {
+        auto [at, fresh] = steps.insert({stepOf[n], paths[n]});
+        if (!fresh)
+          at->second = common(at->second, paths[n]);
+      }
+      ++n;
+    }
   for (const auto& [step, path] : steps) {
     modules[path].hasStep = true;
     for (std::string prefix; prefix != path; prefix = longer(prefix, path))

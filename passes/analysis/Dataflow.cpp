@@ -91,27 +91,32 @@ Node* onlyUnpack(Value* v) {
              : nullptr;
 }
 
-/// Values from outside that the blocks of `n` read.
-void collectFreeValues(const Node* n, std::vector<Value*>& out) {
-  for (const Block* block : n->blocks()) {
-    auto visit = [&](const Value* v) {
-      for (const Block* b = v->node()->owningBlock(); b;
-           b = b->owningNode() ? b->owningNode()->owningBlock() : nullptr)
-        if (b == block)
-          return;
-      out.push_back(const_cast<Value*>(v));
-    };
-    for (const Node* inner : block->nodes()) {
-      for (const Value* in : inner->inputs())
-        visit(in);
-      std::vector<Value*> deeper;
-      collectFreeValues(inner, deeper);
-      for (const Value* v : deeper)
-        visit(v);
-    }
-    for (const Value* v : block->outputs())
+void collectFreeValues(const Node* n, std::vector<Value*>& out);
+
+/// Values from outside that the block reads or hands on.
+void collectFreeValues(const Block* block, std::vector<Value*>& out) {
+  auto visit = [&](const Value* v) {
+    for (const Block* b = v->node()->owningBlock(); b;
+         b = b->owningNode() ? b->owningNode()->owningBlock() : nullptr)
+      if (b == block)
+        return;
+    out.push_back(const_cast<Value*>(v));
+  };
+  for (const Node* inner : block->nodes()) {
+    for (const Value* in : inner->inputs())
+      visit(in);
+    std::vector<Value*> deeper;
+    collectFreeValues(inner, deeper);
+    for (const Value* v : deeper)
       visit(v);
   }
+  for (const Value* v : block->outputs())
+    visit(v);
+}
+
+void collectFreeValues(const Node* n, std::vector<Value*>& out) {
+  for (const Block* block : n->blocks())
+    collectFreeValues(block, out);
 }
 
 /// Of their second operand these take the dtype or the sizes alone.
@@ -127,34 +132,72 @@ int64_t bytesOf(const c10::IValue& v) {
 
 } // namespace
 
-Dataflow::Dataflow(
-    Graph& graph,
-    const std::unordered_map<const Value*, c10::IValue>* sampleValues,
-    c10::IValue self)
-    : graph_(graph), self_(std::move(self)) {
+Dataflow::Dataflow(Graph& graph, const Samples* sampleValues, c10::IValue self)
+    : block_(*graph.block()), samples_(sampleValues), self_(std::move(self)) {
   for (Value* in : graph.inputs())
     addValue(in, -1);
-  for (Node* n : graph.nodes()) {
+  fill();
+  for (ValueInfo& v : values_) {
+    v.keptAround = v.graphInput || v.graphOutput;
+    v.there = v.graphOutput;
+  }
+}
+
+Dataflow::Dataflow(const Dataflow& outer, Block& block, const Around& around)
+    : block_(block), outer_(&outer), samples_(outer.samples_),
+      self_(outer.self_) {
+  for (Value* in : block.inputs())
+    addValue(in, -1);
+  std::vector<Value*> free;
+  collectFreeValues(&block, free);
+  for (Value* v : free)
+    addOuter(v, around);
+  fill();
+  markHandedOn(around);
+}
+
+bool Dataflow::isLoop() const {
+  return outer_ && block_.owningNode()->kind() == prim::Loop;
+}
+
+/// All but the inputs.
+void Dataflow::fill() {
+  for (Node* n : block_.nodes()) {
     addNode(n);
     nodes_.back().position = int32_t(nodes_.size()) - 1;
   }
-  for (ValueInfo& info : values_) {
-    if (!sampleValues)
-      break;
-    auto found = sampleValues->find(info.value);
-    if (found == sampleValues->end())
-      continue;
-    info.bytes = bytesOf(found->second);
-    if (info.bytes >= 0) {
-      info.sizes = found->second.toTensor().sizes().vec();
-      info.dtype = found->second.toTensor().scalar_type();
-    }
-    shapesKnown_ = true;
-  }
+  readSamples();
+  if (isLoop())
+    joinCarried();
   markContexts();
   fillReaders();
   fillSaved();
   markWrites();
+}
+
+/// Of a branch that was not taken nothing is known.
+void Dataflow::readSamples() {
+  const auto valueOf = [&](const ValueInfo& info) {
+    const auto found = samples_->find(info.value);
+    return found == samples_->end() ? nullptr : &found->second;
+  };
+  if (!samples_)
+    return;
+  shapesKnown_ =
+      std::any_of(values_.begin(), values_.end(), [&](const ValueInfo& info) {
+        return (info.def >= 0 || !outer_) && isTensor(info.value) &&
+               valueOf(info);
+      });
+  for (ValueInfo& info : values_) {
+    const c10::IValue* value = valueOf(info);
+    if (!value || !shapesKnown_)
+      continue;
+    info.bytes = bytesOf(*value);
+    if (info.bytes < 0)
+      continue;
+    info.sizes = value->toTensor().sizes().vec();
+    info.dtype = value->toTensor().scalar_type();
+  }
 }
 
 void Dataflow::addValue(Value* v, NodeId def) {
@@ -168,6 +211,82 @@ void Dataflow::addValue(Value* v, NodeId def) {
   if (info.graphInput && (isTensor(v) || holdsTensors(v)))
     info.origin = Origin::Activation;
   values_.push_back(std::move(info));
+}
+
+/// What the block reads of its surroundings is an input of it.
+void Dataflow::addOuter(Value* v, const Around& around) {
+  if (valueIds_.count(v))
+    return;
+  if (v->node()->kind() == prim::ListConstruct ||
+      v->node()->kind() == prim::TupleConstruct)
+    for (Value* element : v->node()->inputs())
+      addOuter(element, around);
+  const ValueId id = ValueId(values_.size());
+  addValue(v, -1);
+  ValueInfo& info = values_.back();
+  const ValueId known = outer_->idOf(v);
+  TORCH_INTERNAL_ASSERT(known >= 0, "%", v->debugName(),
+                        " is not known around the block that reads it");
+  const ValueInfo& there = outer_->value(known);
+  info.origin = there.origin;
+  info.asksGradient = there.asksGradient;
+  info.fixed = there.fixed;
+  // What is one outside is one inside.
+  info.storage = sameStorage_.insert({there.storage, id}).first->second;
+  info.canonical = sameValue_.insert({there.canonical, id}).first->second;
+  if (outer_->isWrittenBeside(known, block_.owningNode()))
+    writers_[info.storage].push_back(-1);
+  if (!info.isActivation())
+    return;
+  // Each iteration reads it again.
+  const Surroundings now = isLoop() ? Surroundings{true, true} : around(known);
+  info.keptAround = now.keptAround;
+  info.there = now.there;
+}
+
+/// Somebody else than `node` may write the value's storage.
+bool Dataflow::isWrittenBeside(ValueId v, const Node* node) const {
+  const auto found = writers_.find(storage(v));
+  return found != writers_.end() &&
+         std::any_of(found->second.begin(), found->second.end(),
+                     [&](NodeId n) { return n < 0 || nodes_[n].node != node; });
+}
+
+/// What an iteration hands on is what the next one is given.
+void Dataflow::joinCarried() {
+  for (size_t i = 1; i < block_.outputs().size(); ++i) {
+    const ValueId out = valueIds_.at(block_.outputs()[i]);
+    const ValueId in = valueIds_.at(block_.inputs()[i]);
+    const ValueId from = values_[out].storage, to = values_[in].storage;
+    // Not what lies around the loop.
+    if (!values_[out].isActivation() || from == to ||
+        outer_->idOf(values_[from].value) >= 0)
+      continue;
+    for (ValueInfo& v : values_)
+      if (v.storage == from)
+        v.storage = to;
+  }
+}
+
+void Dataflow::markHandedOn(const Around& around) {
+  const size_t first = isLoop() ? 1 : 0; // behind the condition
+  for (size_t i = first; i < block_.outputs().size(); ++i) {
+    const ValueId out = valueIds_.at(block_.outputs()[i]);
+    const ValueId result = outer_->idOf(block_.owningNode()->output(i - first));
+    if (outer_->isWrittenBeside(result, block_.owningNode()))
+      for (ValueInfo& v : values_)
+        v.writtenInPlace |= v.storage == values_[out].storage;
+    ValueInfo& value = values_[out];
+    if (!value.isActivation())
+      continue;
+    const Surroundings now =
+        isLoop() ? Surroundings{value.keptAround, false} : around(result);
+    value.keptAround |= now.keptAround;
+    // Handed on twice, it is claimed where one of the two is.
+    value.unclaimed =
+        !value.keptAround && !now.there && (value.unclaimed || !value.there);
+    value.there = true;
+  }
 }
 
 void Dataflow::addNode(Node* n) {
@@ -193,8 +312,7 @@ void Dataflow::resolveOperands(NodeInfo& info) {
                           info.node->inputs().end());
   collectFreeValues(info.node, raw);
   for (Value* v : raw) {
-    if (v->node()->owningBlock() == graph_.block() && isPack(v->node()) &&
-        !info.glue) {
+    if (isPack(v->node()) && valueIds_.count(v) && !info.glue) {
       for (Value* element : v->node()->inputs())
         info.operands.push_back(valueIds_.at(element));
       continue;
@@ -327,7 +445,7 @@ void Dataflow::fillReaders() {
           values_[v].graphOutput = true;
     }
   }
-  for (Value* out : graph_.outputs()) {
+  for (Value* out : block_.outputs()) {
     auto found = valueIds_.find(out);
     if (found != valueIds_.end())
       values_[found->second].graphOutput = true;
@@ -355,8 +473,9 @@ bool Dataflow::mayAskGradient(const Value* v) const {
 /// each node keep.
 void Dataflow::fillSaved() {
   for (ValueInfo& v : values_)
-    v.asksGradient =
-        v.graphInput && v.isActivation() && mayAskGradient(v.value);
+    if (!outer_ || outer_->idOf(v.value) < 0)
+      v.asksGradient =
+          v.graphInput && v.isActivation() && mayAskGradient(v.value);
   const AsksGradient asks = [this](const Value* v) { return asksGradient(v); };
   for (NodeInfo& info : nodes_) {
     const Saved saved = savedBy(info.node, asks);
@@ -416,7 +535,8 @@ void Dataflow::keepSaved(NodeInfo& info, const Saved& saved) {
 }
 
 void Dataflow::markWrites() {
-  for (const NodeInfo& info : nodes_) {
+  for (NodeId n = 0; n < NodeId(nodes_.size()); ++n) {
+    const NodeInfo& info = nodes_[n];
     if (!writesInput(info.node) && info.node->blocks().empty())
       continue;
     if (info.effect != EffectKind::Effect)
@@ -425,10 +545,10 @@ void Dataflow::markWrites() {
     // be what it writes.
     for (ValueId v : info.operands)
       if (values_[v].isActivation())
-        values_[values_[v].storage].writtenInPlace = true;
+        writers_[values_[v].storage].push_back(n);
   }
   for (ValueInfo& v : values_)
-    v.writtenInPlace = values_[v.storage].writtenInPlace;
+    v.writtenInPlace = writers_.count(v.storage) != 0;
 }
 
 ValueId Dataflow::idOf(const Value* v) const {

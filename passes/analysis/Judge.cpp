@@ -49,6 +49,7 @@ private:
   /// Backwards over the inverse program: what does anybody want?
   void findUseful();
   void collectUseful(std::unordered_set<ValueId> wanted);
+  void wantCarried(std::unordered_set<ValueId>& wanted) const;
   bool isSpread(ValueId v) const;
   bool isUseful(const Derivation& d,
                 const std::unordered_set<ValueId>& wanted) const;
@@ -65,9 +66,11 @@ private:
   std::unordered_set<NodeId> inStep_;
   std::unordered_set<NodeId> rerun_; ///< by useful derivations
   std::unordered_map<ValueId, std::vector<NodeId>> savers_; ///< by storage
-  std::unordered_set<ValueId> callers_; ///< storages of inputs and outputs
+  std::unordered_set<ValueId> callers_; ///< storages kept around the block
   std::unordered_set<NodeId> touched_;  ///< by any derivation of the sweep
   std::unordered_set<ValueId> keptElsewhere_; ///< storages
+  /// What derivations make or start from that nobody takes on behind the block.
+  std::vector<std::pair<size_t, ValueId>> unclaimed_;
   Verdict verdict_;
 };
 
@@ -147,6 +150,26 @@ void Judge::collectUseful(std::unordered_set<ValueId> wanted) {
   }
 }
 
+/// What somebody before the block may want: a branch's inputs, and what an
+/// iteration is given where steps of the one before made it.
+void Judge::wantCarried(std::unordered_set<ValueId>& wanted) const {
+  if (!flow_.outer())
+    return;
+  std::unordered_set<ValueId> made; // storages
+  for (size_t i : useful_) {
+    for (ValueId y : flow_.node(all_[i].node).results)
+      made.insert(flow_.storage(y));
+    for (ValueId t : all_[i].terminals)
+      made.insert(flow_.storage(t));
+  }
+  for (ValueId v = 0; v < ValueId(flow_.values().size()); ++v) {
+    const ValueInfo& info = flow_.value(v);
+    if (info.graphInput && info.isActivation() && !info.keptAround &&
+        (!flow_.isLoop() || made.count(flow_.storage(v))))
+      wanted.insert(flow_.canonical(v));
+  }
+}
+
 void Judge::findUseful() {
   for (const Derivation& d : all_) {
     touched_.insert(d.node);
@@ -162,6 +185,7 @@ void Judge::findUseful() {
       if (solvesPart(all_[i]))
         for (ValueId x : all_[i].solved)
           joined.insert(flow_.canonical(x));
+    wantCarried(joined);
   }
   std::set<size_t> useful(useful_.begin(), useful_.end());
   // What is of no use and starts from what such a one gives would hold an
@@ -197,7 +221,7 @@ void Judge::findSavers() {
     for (ValueId v : flow_.node(n).saved)
       savers_[flow_.storage(v)].push_back(n);
   for (ValueId v = 0; v < ValueId(flow_.values().size()); ++v)
-    if (flow_.value(v).graphInput || flow_.value(v).graphOutput)
+    if (flow_.value(v).keptAround)
       callers_.insert(flow_.storage(v));
 }
 
@@ -208,11 +232,24 @@ void Judge::findKept() {
     if (sweep_.availability()[flow_.canonical(v)] == Availability::Anchor)
       keptElsewhere_.insert(flow_.storage(v));
   }
+  // What an iteration hands on is rebuilt where it is given to the next one.
+  std::unordered_set<ValueId> taken;
+  for (size_t i : useful_)
+    for (ValueId x : all_[i].solved)
+      taken.insert(flow_.storage(x));
   // What a step starts from is held by the step where nobody rebuilds it.
   for (size_t i : useful_) {
     auto hold = [&](ValueId v) {
-      if (sweep_.availability()[flow_.canonical(v)] != Availability::Rebuilt)
-        keptElsewhere_.insert(flow_.storage(v));
+      const ValueInfo& info = flow_.value(v);
+      const Availability a = sweep_.availability()[flow_.canonical(v)];
+      if (a == Availability::Rebuilt)
+        return;
+      if (a == Availability::Output && !info.keptAround) {
+        if (!info.unclaimed || taken.count(info.storage))
+          return;
+        unclaimed_.emplace_back(i, v);
+      }
+      keptElsewhere_.insert(info.storage);
     };
     for (ValueId t : all_[i].terminals)
       hold(t);
@@ -279,15 +316,18 @@ void Judge::weighGroups() {
     drop[g] += own;
   }
   std::unordered_set<ValueId> charged;
+  auto charge = [&](size_t i, ValueId held) {
+    const ValueId s = flow_.storage(held);
+    if (savers_.count(s) || callers_.count(s) || !charged.insert(s).second)
+      return;
+    gain[groups.find(i)] -= flow_.weight(s);
+    verdict_.keptAfter += flow_.weight(s);
+  };
   for (size_t i : useful_)
-    for (ValueId anchor : all_[i].anchors) {
-      const ValueId s = flow_.storage(anchor);
-      if (savers_.count(s) || flow_.value(anchor).graphOutput ||
-          flow_.value(s).graphInput || !charged.insert(s).second)
-        continue;
-      gain[groups.find(i)] -= flow_.weight(s);
-      verdict_.keptAfter += flow_.weight(s);
-    }
+    for (ValueId anchor : all_[i].anchors)
+      charge(i, anchor);
+  for (const auto& [i, held] : unclaimed_)
+    charge(i, held);
   for (size_t i : useful_) {
     const size_t g = groups.find(i);
     if (gain[g] > 0 || context_.options.forceSteps ||

@@ -30,9 +30,11 @@ class Replay {
 public:
   Replay(const Dataflow& flow, const TrainingRun& run,
          const std::vector<StepOutline>& steps,
-         const std::vector<int32_t>& order)
-      : flow_(flow), run_(run), steps_(steps),
-        unitOf_(flow.nodes().size(), -1) {
+         const std::vector<int32_t>& order,
+         const std::unordered_set<const void*>& dropped,
+         const std::unordered_map<NodeId, InsideCost>& inside)
+      : flow_(flow), run_(run), steps_(steps), dropped_(dropped),
+        inside_(inside), unitOf_(flow.nodes().size(), -1) {
     for (int32_t entry : order)
       addUnit(entry);
     findStorages();
@@ -73,6 +75,10 @@ private:
       unit.nodes = steps_[size_t(unit.step)].nodes;
     } else {
       unit.nodes = {entry};
+      if (auto cost = inside_.find(entry); cost != inside_.end()) {
+        unit.keepsOwn = cost->second.held;
+        unit.again = cost->second.again;
+      }
     }
     for (NodeId n : unit.nodes)
       unitOf_[size_t(n)] = int32_t(units_.size());
@@ -121,6 +127,8 @@ private:
         auto life = lives_.find(kept.storage);
         if (unit.step >= 0)
           unit.again += kept.bytes;
+        else if (dropped_.count(kept.storage))
+          continue; // by steps inside
         else if (life == lives_.end() || life->second.made == kNever)
           unit.keepsOwn += life == lives_.end() ? kept.bytes : 0;
         else
@@ -133,10 +141,12 @@ private:
         consumed.insert(flow_.canonical(v));
     for (Unit& unit : units_)
       if (unit.step >= 0)
-        for (ValueId v : steps_[size_t(unit.step)].states)
-          if (const Storage s = storageOf(v);
-              s && !consumed.count(flow_.canonical(v)))
-            keep(unit, s);
+        for (const auto* states :
+             {&steps_[size_t(unit.step)].made, &steps_[size_t(unit.step)].read})
+          for (ValueId v : *states)
+            if (const Storage s = storageOf(v);
+                s && !dropped_.count(s) && !consumed.count(flow_.canonical(v)))
+              keep(unit, s);
   }
 
   void reach(int64_t now, const Unit& unit, bool inBackward) {
@@ -220,6 +230,8 @@ private:
   const Dataflow& flow_;
   const TrainingRun& run_;
   const std::vector<StepOutline>& steps_;
+  const std::unordered_set<const void*>& dropped_;
+  const std::unordered_map<NodeId, InsideCost>& inside_;
   std::vector<Unit> units_;
   std::vector<int32_t> unitOf_; ///< by NodeId
   std::unordered_map<Storage, Life> lives_;
@@ -233,15 +245,17 @@ private:
 
 Peak estimatePeak(const Dataflow& flow, const TrainingRun& run,
                   const std::vector<StepOutline>& steps,
-                  const std::vector<int32_t>& order) {
-  return Replay(flow, run, steps, order).estimate();
+                  const std::vector<int32_t>& order,
+                  const std::unordered_set<const void*>& dropped,
+                  const std::unordered_map<NodeId, InsideCost>& inside) {
+  return Replay(flow, run, steps, order, dropped, inside).estimate();
 }
 
 Peak estimatePlainPeak(const Dataflow& flow, const TrainingRun& run) {
   std::vector<int32_t> order(flow.nodes().size());
   for (size_t n = 0; n < order.size(); ++n)
     order[n] = int32_t(n);
-  return estimatePeak(flow, run, {}, order);
+  return estimatePeak(flow, run, {}, order, {}, {});
 }
 
 } // namespace inv::opt

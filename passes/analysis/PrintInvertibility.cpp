@@ -18,10 +18,15 @@
 //   dropped %h
 //
 // All of it is what the analysis decided, before steps are drafted: form-steps
-// may still leave a derivation out, with a remark (not-movable).
+// may still leave a derivation out, with a remark (not-movable). The blocks of
+// ifs and loops follow, each under a line that names it:
+//
+//   block 0 of %y : Tensor = prim::Loop(%n, %true, %x)
 #include "passes/Passes.h"
-#include "passes/analysis/Invertibility.h"
-#include "passes/analysis/MethodFacts.h"
+#include "passes/support/Remarks.h"
+#include "passes/transforms/BlockPlan.h"
+
+#include <fmt/format.h>
 
 #include <iostream>
 
@@ -30,6 +35,17 @@ namespace inv::opt {
 bool printInvertibility(PassContext& context) {
   MethodFacts facts(context);
   print(std::cout, findInvertibility(facts.rules), facts.flow);
+  forEachPlan(BlockPlan(facts), [](const BlockPlan& plan) {
+    if (!plan.flow().outer())
+      return;
+    const torch::jit::Block& block = plan.flow().block();
+    const auto blocks = block.owningNode()->blocks();
+    std::cout << fmt::format("block {} of {}\n",
+                             std::find(blocks.begin(), blocks.end(), &block) -
+                                 blocks.begin(),
+                             oneLine(block.owningNode()));
+    print(std::cout, plan.found, plan.flow());
+  });
   return false;
 }
 

@@ -133,7 +133,7 @@ void Sweep::sweepOnce() {
     refusals_.clear();
   std::vector<ValueId> outputs;
   for (ValueId v = 0; v < ValueId(avail_.size()); ++v)
-    if (flow_.value(v).graphOutput && flow_.value(v).isActivation())
+    if (flow_.value(v).there && flow_.value(v).isActivation())
       makeAvailable(v, Availability::Output), outputs.push_back(v);
   undoFreeProducers(outputs);
   for (NodeId n = NodeId(flow_.nodes().size()) - 1; n >= 0; --n)
@@ -281,7 +281,7 @@ Sweep::Choice Sweep::tryCandidate(NodeId n, const Candidate& c, int index) {
       return choice;
     }
     // What the caller handed in is kept by the caller.
-    if (info.graphInput && !isCombination(c.cls)) {
+    if (info.graphInput && info.keptAround && !isCombination(c.cls)) {
       if (c.cls == RuleClass::Annotated)
         refuse(n, Reason::KeptAnyway, nameOf(info.value));
       return choice;
@@ -446,10 +446,14 @@ Sweep::Slice Sweep::slice(const std::vector<ValueId>& roots,
       continue;
     }
     if (info.def < 0) {
-      // The caller keeps its inputs: a mask, a condition.
-      if (stops == Stops::None || !inputsToo || !isTensor(info))
+      // The caller keeps its inputs: a mask, a condition. What an iteration is
+      // given nobody keeps.
+      if (stops == Stops::None || (!inputsToo && info.keptAround) ||
+          !isTensor(info))
         return fail(Reason::NotInvertible, v);
       terminals.insert(v);
+      if (!info.keptAround)
+        anchors.insert(v);
       continue;
     }
     // Pass 1 undid the node from this very value, since a plain operator held

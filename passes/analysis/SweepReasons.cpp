@@ -149,37 +149,11 @@ void Sweep::explainKept(NodeId n, const Candidate& c) {
   refuse(n, Reason::KeptAnyway, nameOf(flow_.value(c.solved[0]).value));
 }
 
-namespace {
-
-/// Some node inside combines two tensors, as a coupling does.
-bool combinesInside(const Node* n) {
-  const auto isTensorOperand = [](const Value* v) {
-    return v->type()->isSubtypeOf(*c10::TensorType::get()) &&
-           v->node()->kind() != prim::GetAttr &&
-           v->node()->kind() != prim::Constant;
-  };
-  for (const Block* block : n->blocks())
-    for (const Node* inner : block->nodes()) {
-      const Symbol kind = inner->kind();
-      if ((kind == aten::add || kind == aten::sub || kind == aten::mul) &&
-          isTensorOperand(inner->input(0)) && isTensorOperand(inner->input(1)))
-        return true;
-      if (combinesInside(inner))
-        return true;
-    }
-  return false;
-}
-
-} // namespace
-
 /// Nodes where a chain ends although it goes on before them: their result is
-/// rebuilt, and they cannot be undone. And ifs and loops that may hold
-/// couplings.
+/// rebuilt, and they cannot be undone.
 void Sweep::explainBreaks() {
   for (NodeId n = 0; n < NodeId(flow_.nodes().size()); ++n) {
     const NodeInfo& info = flow_.node(n);
-    if (!interior_[n] && info.savesAnything() && combinesInside(info.node))
-      refuse(n, Reason::ControlFlow);
     const bool rebuilt =
         std::any_of(info.results.begin(), info.results.end(), [&](ValueId v) {
           return flow_.value(v).isActivation() &&

@@ -47,8 +47,10 @@ class Watch {
 public:
   Watch(const ValueMap& values, std::vector<KeptStorage>& kept,
         std::vector<const Node*>& silent,
-        std::unordered_set<const void*>& there)
-      : values_(values), kept_(kept), silent_(silent), there_(there) {}
+        std::unordered_set<const void*>& there,
+        std::unordered_map<const void*, int64_t>& sizes)
+      : values_(values), kept_(kept), silent_(silent), there_(there),
+        sizes_(sizes) {}
 
   /// Storages that are there before the run and stay: of the module.
   void isThere(const at::Tensor& t) {
@@ -61,10 +63,38 @@ public:
       if (isConstant) // made with the graph, not by the call
         isThere(t);
       hold_.push_back(t); // so that no address is used twice
+      if (StorageKey key = keyOf(t))
+        sizes_.insert({key, int64_t(t.storage().nbytes())});
       if (StorageKey key = keyOf(t); key && !there_.count(key))
         first_.insert({key, v});
     });
   }
+
+  void begins(const Block* block) {
+    running_.emplace_back();
+    running_.back().block = block;
+  }
+
+  /// Notes the tensors of the block while they are those of this run.
+  void ended(const Block* block) {
+    auto [at, fresh] = read_.try_emplace(block);
+    if (fresh)
+      at->second = valuesOf(block);
+    BlockRun run = std::move(running_.back());
+    running_.pop_back();
+    for (const Value* v : at->second) {
+      const auto found = values_.find(v);
+      if (found != values_.end() && found->second.isTensor() &&
+          found->second.toTensor().defined())
+        run.storages[v] = keyOf(found->second.toTensor());
+    }
+    if (running_.empty())
+      whole_ = std::move(run);
+    else
+      running_.back().inner.push_back(std::move(run));
+  }
+
+  BlockRun takeRun() { return std::move(whole_); }
 
   void after(const Node* n) {
     for (const Value* out : n->outputs())
@@ -104,10 +134,34 @@ private:
       savers.push_back(n);
   }
 
+  /// Elements of lists and tuples included, wherever these were made.
+  static std::vector<const Value*> valuesOf(const Block* block) {
+    std::vector<const Value*> values(block->inputs().begin(),
+                                     block->inputs().end());
+    for (const Node* n : block->nodes()) {
+      values.insert(values.end(), n->inputs().begin(), n->inputs().end());
+      values.insert(values.end(), n->outputs().begin(), n->outputs().end());
+    }
+    values.insert(values.end(), block->outputs().begin(),
+                  block->outputs().end());
+    for (size_t i = 0; i < values.size(); ++i)
+      if (const Node* maker = values[i]->node();
+          (maker->kind() == prim::ListConstruct ||
+           maker->kind() == prim::TupleConstruct) &&
+          maker->owningBlock() != block)
+        values.insert(values.end(), maker->inputs().begin(),
+                      maker->inputs().end());
+    return values;
+  }
+
   const ValueMap& values_;
   std::vector<KeptStorage>& kept_;
   std::vector<const Node*>& silent_;
   std::unordered_set<const void*>& there_;
+  std::unordered_map<const void*, int64_t>& sizes_;
+  std::vector<BlockRun> running_;
+  BlockRun whole_;
+  std::unordered_map<const Block*, std::vector<const Value*>> read_;
   std::vector<at::Tensor> hold_;
   std::unordered_map<StorageKey, const Value*> first_;
   std::unordered_map<StorageKey, size_t> index_;
@@ -177,7 +231,7 @@ TrainingRun::TrainingRun(const Graph& graph,
     }
     arguments.push_back(std::move(argument));
   }
-  Watch watch(values_, kept_, silent_, there_);
+  Watch watch(values_, kept_, silent_, there_, sizes_);
   for (const at::Tensor& t : module.parameters())
     watch.isThere(t);
   for (const auto& attribute : module.named_attributes())
@@ -193,9 +247,12 @@ TrainingRun::TrainingRun(const Graph& graph,
   }
   RunHooks hooks;
   hooks.after = [&watch](const Node* n) { watch.after(n); };
+  hooks.begins = [&watch](const Block* b) { watch.begins(b); };
+  hooks.ended = [&watch](const Block* b) { watch.ended(b); };
   if (streams == Streams::Copied)
     hooks.instead = runAsWritten;
   runGraph(graph, arguments, &values_, hooks);
+  blocks_ = watch.takeRun();
 }
 
 const void* TrainingRun::storageOf(const Value* v) const {

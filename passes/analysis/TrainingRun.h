@@ -29,6 +29,14 @@ enum class Streams {
   Copied,   ///< it concatenates and splits, as the model was written
 };
 
+/// One run of a block: of the method, of a branch, of a loop's body.
+struct BlockRun {
+  const torch::jit::Block* block = nullptr;
+  /// Of the tensors that the block's nodes read and make, and that it hands on.
+  std::unordered_map<const torch::jit::Value*, const void*> storages;
+  std::vector<BlockRun> inner; ///< of the blocks inside, in order
+};
+
 class TrainingRun {
 public:
   /// Runs `graph` on `inputs` (self first), on a copy of the module; tensors of
@@ -36,7 +44,7 @@ public:
   TrainingRun(const torch::jit::Graph& graph,
               const std::vector<c10::IValue>& inputs, Streams streams);
 
-  /// Every value of the top-level block.
+  /// Every value; of a loop's body those of the last iteration.
   const ValueMap& values() const { return values_; }
   /// Without what is there anyway: parameters, buffers and constants. In the
   /// order in which they were first kept.
@@ -45,6 +53,10 @@ public:
   const void* storageOf(const torch::jit::Value* v) const;
   /// Of the storage of a value that is a tensor.
   int64_t bytesOf(const torch::jit::Value* v) const;
+  /// Of a storage that a value had.
+  int64_t bytesOf(const void* storage) const { return sizes_.at(storage); }
+  /// The call itself.
+  const BlockRun& blocks() const { return blocks_; }
   /// It was there before the call and stays: of a parameter, buffer or
   /// constant.
   bool isThere(const void* storage) const { return there_.count(storage) != 0; }
@@ -56,6 +68,8 @@ private:
   std::vector<KeptStorage> kept_;
   std::vector<const torch::jit::Node*> silent_;
   std::unordered_set<const void*> there_;
+  std::unordered_map<const void*, int64_t> sizes_;
+  BlockRun blocks_;
 };
 
 } // namespace inv::opt

@@ -192,11 +192,15 @@ void runNode(const Node* n, ValueMap& env, const RunHooks& hooks = {}) {
 void runOneNode(const Node* n, ValueMap& env) { runNode(n, env); }
 
 void runBlock(const Block* block, ValueMap& env, const RunHooks& hooks) {
+  if (hooks.begins)
+    hooks.begins(block);
   for (const Node* n : block->nodes()) {
     runNode(n, env, hooks);
     if (hooks.after)
       hooks.after(n);
   }
+  if (hooks.ended)
+    hooks.ended(block);
 }
 
 std::vector<c10::IValue> runGraph(const Graph& graph,

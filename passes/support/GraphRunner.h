@@ -24,12 +24,14 @@ using ValueMap = std::unordered_map<const torch::jit::Value*, c10::IValue>;
 /// Runs one node on the values in `env`, adding its results.
 void runOneNode(const torch::jit::Node* n, ValueMap& env);
 
-/// What to do beside running a graph. Both see nodes of inner blocks, too.
+/// What to do beside running a graph. All see nodes of inner blocks, too.
 struct RunHooks {
   /// Runs the node itself (adding its results) and returns true, or leaves it.
   std::function<bool(const torch::jit::Node*, ValueMap&)> instead;
   /// Called behind each node that was run.
   std::function<void(const torch::jit::Node*)> after;
+  /// Called as a block begins to run, and as it has ended.
+  std::function<void(const torch::jit::Block*)> begins, ended;
 };
 
 /// Runs the nodes of `block` in order on the values in `env` (which must hold

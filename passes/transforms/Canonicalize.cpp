@@ -32,8 +32,9 @@
 //                      unchanged (y = x * exp(n * s(m * x)) + n * t(m * x))
 //
 // Ifs and loops keep their shape, but for branches that the saved model has
-// decided, loops over the elements of a list, which are unrolled, and tuples
-// and lists that they hand on, which become one result for each element.
+// decided, loops over the elements of a list, which are unrolled, tuples and
+// lists that they hand on, which become one result for each element, and
+// results that nobody reads.
 //
 // Attributes. `training` and whatever the model itself writes stay what they
 // are. A number, flag or string that decides the shape of the code (a branch,
@@ -48,6 +49,7 @@
 #include "passes/Passes.h"
 
 #include "passes/support/GraphUtil.h"
+#include "passes/transforms/DeadResults.h"
 #include "passes/transforms/FlattenResults.h"
 #include "passes/transforms/FoldBranches.h"
 #include "passes/transforms/FoldSizes.h"
@@ -81,6 +83,10 @@ static bool shapeCode(PassContext& ctx) {
     now |= foldBranches(ctx, written);
     now |= writesToValues(graph);
     now |= flattenResults(graph);
+    if (removeDeadResults(graph)) {
+      removeDeadNodes(graph);
+      now = true;
+    }
     now |= lowerLists(graph);
     now |= unrollLoops(graph);
     changed |= now;

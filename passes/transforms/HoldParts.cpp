@@ -47,6 +47,10 @@ public:
   explicit Search(PassContext& context)
       : flow_(*context.method.graph, nullptr, context.model.module._ivalue()),
         rules_{flow_, context.options, context.model.module._ivalue()} {}
+  /// In a block of an if or a loop.
+  Search(const Search& outer, Block& block)
+      : flow_(outer.flow_, block, [](ValueId) { return Surroundings(); }),
+        rules_{flow_, outer.rules_.options, outer.rules_.self} {}
 
   std::vector<Found> run() {
     std::vector<Found> all;
@@ -138,13 +142,34 @@ private:
 
 } // namespace
 
+namespace {
+
+/// Values of the graph: the part, and what it holds for.
+struct Place {
+  Value *part, *whole;
+  size_t operand;
+};
+
+void collect(Search& search, std::vector<Place>& places) {
+  const Dataflow& flow = search.flow();
+  for (const Found& found : search.run())
+    places.push_back({flow.value(found.part).value,
+                      flow.value(found.whole).value, found.operand});
+  for (const NodeInfo& info : flow.nodes())
+    for (Block* block : info.node->blocks()) {
+      Search inner(search, *block);
+      collect(inner, places);
+    }
+}
+
+} // namespace
+
 bool holdParts(PassContext& context) {
   Graph& graph = *context.method.graph;
   Search search(context);
-  const std::vector<Found> all = search.run();
-  for (const Found& found : all) {
-    Value* whole = search.flow().value(found.whole).value;
-    Value* part = search.flow().value(found.part).value;
+  std::vector<Place> all;
+  collect(search, all);
+  for (auto [part, whole, operand] : all) {
     // Behind what holds earlier parts of the same value.
     Node* behind = whole->node();
     while (behind->next()->kind() == holdsSymbol() &&
@@ -154,7 +179,7 @@ bool holdParts(PassContext& context) {
     WithInsertPoint guard(behind->next());
     Node* holds =
         createLike(behind, holdsSymbol(),
-                   {whole, part, graph.insertConstant(int64_t(found.operand))});
+                   {whole, part, graph.insertConstant(int64_t(operand))});
     holds->output()->setType(whole->type());
     // The constant stands before it.
     graph.insertNode(holds);

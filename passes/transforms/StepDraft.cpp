@@ -28,6 +28,12 @@ const char* nameOf(StepForm form) {
   return "";
 }
 
+bool mayBeNone(const Value* v) {
+  auto optional = v->type()->cast<c10::OptionalType>();
+  return optional &&
+         optional->getElementType()->isSubtypeOf(*c10::TensorType::get());
+}
+
 int32_t positionOf(const StepDraft& draft, const Dataflow& flow) {
   int32_t last = 0;
   for (const auto* nodes : {&draft.conditioner, &draft.stream})
@@ -340,9 +346,8 @@ void Drafter::addOperand(StepDraft& step, ValueId v, bool ofFunction) {
     return; // copied
   if (maker->kind() == prim::ListConstruct ||
       maker->kind() == prim::TupleConstruct) {
-    if (info.def >= 0)
-      for (ValueId element : flow_.node(info.def).operands)
-        addOperand(step, element, ofFunction);
+    for (const Value* element : maker->inputs())
+      addOperand(step, flow_.idOf(element), ofFunction);
     return;
   }
   if (tensor && info.isActivation()) {
@@ -430,9 +435,10 @@ bool Drafter::fill(StepDraft& step) {
       if (d.needsSizes && !d.sizesOptional && inside.count(flow_.value(x).def))
         return refuse(d.node, x);
   // Tensors are handed in one by one, or no gradient would reach them: none in
-  // a list, none that may be None.
+  // a list. (One that may be None goes as a tensor and a flag.)
   for (ValueId v : step.extras)
-    if (mayHoldTensor(flow_.value(v).value->type())) {
+    if (mayHoldTensor(flow_.value(v).value->type()) &&
+        !mayBeNone(flow_.value(v).value)) {
       refusals_.push_back(
           {step.owned.back(), Reason::Untraceable,
            nameOf(flow_.value(v).value) + " is no tensor, but may hold one",

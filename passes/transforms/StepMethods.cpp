@@ -241,6 +241,7 @@ private:
     scratch = valuesOf(draft_.scratch);
     extras = valuesOf(draft_.extras);
     functionExtras = valuesOf(draft_.functionExtras);
+    takeOptionalsApart();
     // What annotated modules read: before any method is written, so that all
     // methods agree on the list.
     for (NodeId n : draft_.stream) {
@@ -250,6 +251,62 @@ private:
       for (const std::string& method :
            {node->s(attr::name), std::string(abi::kInverse)})
         readAttributes(node, method);
+    }
+  }
+
+  /// A tensor that may be None is handed in as a tensor, of no elements where
+  /// there is none, and a flag.
+  void takeOptionalsApart() {
+    for (Value* v : valuesOf(draft_.extras)) {
+      if (!mayBeNone(v))
+        continue;
+      Graph& g = *context_.method.graph;
+      Value* now = current_(v);
+      Value* isThere = g.insert(aten::__isnot__, {now, IValue()});
+      Node* choice = g.insertNode(g.create(prim::If, {isThere}, 1));
+      choice->output()->setType(c10::TensorType::get());
+      {
+        WithInsertPoint yes(choice->addBlock());
+        Node* cast = g.insertNode(g.create(prim::unchecked_cast, {now}));
+        cast->output()->setType(c10::TensorType::get());
+        choice->blocks()[0]->registerOutput(cast->output());
+      }
+      {
+        WithInsertPoint no(choice->addBlock());
+        choice->blocks()[1]->registerOutput(
+            g.insert(aten::zeros, {std::vector<int64_t>{0}}));
+      }
+      Value* tensor = choice->output();
+      isThere->setDebugName(readableName(v) + "_is_there");
+      tensor->setDebugName(readableName(v));
+      const bool ofFunction = std::erase(functionExtras, v) > 0;
+      std::erase(extras, v);
+      captures.push_back(tensor);
+      extras.push_back(isThere);
+      if (ofFunction) {
+        functionCaptures.push_back(tensor);
+        functionExtras.push_back(isThere);
+      }
+      optionals_.push_back({v, tensor, isThere});
+    }
+  }
+
+  /// And put together again inside, where the method is handed both.
+  void putOptionalsTogether(MethodBuilder& b) const {
+    Graph& g = b.graph();
+    WithInsertPoint at(g.return_node());
+    for (const OptionalTensor& o : optionals_) {
+      if (!b.has(o.tensor) || !b.has(o.isThere))
+        continue;
+      Node* choice = g.insertNode(g.create(prim::If, {b.get(o.isThere)}, 1));
+      choice->output()->setType(o.outer->type());
+      choice->addBlock()->registerOutput(b.get(o.tensor));
+      Block* none = choice->addBlock();
+      {
+        WithInsertPoint no(none);
+        none->registerOutput(g.insertConstant(IValue()));
+      }
+      b.bind(o.outer, choice->output());
     }
   }
 
@@ -269,6 +326,7 @@ private:
       b.addInput(v, "weight");
     for (Value* v : functionExtras)
       b.addInput(v, "n");
+    putOptionalsTogether(b);
   }
 
   /// The inverse; or, as growth, the inverse with the code of its growths, of
@@ -370,6 +428,7 @@ private:
       b.addInput(v, "weight");
     for (Value* v : extras)
       b.addInput(v, "n");
+    putOptionalsTogether(b);
     WithInsertPoint at(b.graph().return_node());
     for (NodeId n : draft_.conditioner)
       if (!flow_.node(n).glue)
@@ -394,6 +453,10 @@ private:
   std::map<std::pair<Value*, int64_t>, Value*> sizes_;
   std::map<std::pair<Value*, std::string>, Value*> recorded_;
   std::map<Value*, std::vector<Part>> parts_;
+  struct OptionalTensor {
+    Value *outer, *tensor, *isThere;
+  };
+  std::vector<OptionalTensor> optionals_;
 };
 
 /// The graph with its values numbered in order: equal for equal code.
@@ -478,6 +541,7 @@ std::string originOf(const Node* n) {
 } // namespace
 
 std::vector<Value*> StepWriter::write(const StepDraft& draft,
+                                      const RuleContext& rules,
                                       const Current& current) {
   Graph& g = *context_.method.graph;
   Module& root = context_.model.module;
@@ -495,9 +559,9 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
   // The class is made first, so that its methods can be typed with it; where an
   // equal one exists, it is left behind unregistered.
   auto type = c10::ClassType::create(className(), cu, /*is_module=*/true);
-  Writing w(context_, rules_, draft, current, type);
+  Writing w(context_, rules, draft, current, type);
   w.run();
-  const Constants constants = constantsOf(draft, w, rules_);
+  const Constants constants = constantsOf(draft, w, rules);
   std::string content;
   for (const auto& graph : {w.conditioner, w.function, w.inverse, w.growth})
     if (graph) {
@@ -510,7 +574,7 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
     content += fmt::format("{}={}\n", name, fmt::streamed(value));
 
   const Node* place =
-      rules_.flow
+      rules.flow
           .node(draft.stream.empty() ? draft.owned.back() : draft.stream.back())
           .node;
   const Attributes attributes{context_.options.mode, true, originOf(place),
@@ -549,7 +613,7 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
     std::vector<Value*> out;
     out.reserve(ids.size());
     for (ValueId v : ids)
-      out.push_back(current(rules_.flow.value(v).value));
+      out.push_back(current(rules.flow.value(v).value));
     return out;
   };
   auto outer = [&](const std::vector<Value*>& values) {
@@ -587,7 +651,7 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
     for (ValueId v : *values) {
       if (at == out.size())
         break;
-      const std::string name = readableName(rules_.flow.value(v).value);
+      const std::string name = readableName(rules.flow.value(v).value);
       if (!name.empty())
         out[at]->setDebugName(name);
       ++at;

@@ -1,10 +1,6 @@
 #include "passes/transforms/StepSchedule.h"
 
 #include "passes/rules/Match.h"
-#include "passes/support/Holds.h"
-#include "passes/support/Symbols.h"
-#include "passes/support/Written.h"
-#include "passes/transforms/StepMethods.h"
 
 #include <fmt/format.h>
 
@@ -12,6 +8,8 @@
 #include <queue>
 #include <unordered_map>
 #include <unordered_set>
+
+#include <torch/csrc/jit/ir/ir.h>
 
 namespace inv::opt {
 
@@ -263,110 +261,6 @@ Schedule scheduleSteps(std::vector<StepDraft>& drafts, const Dataflow& flow,
                         "", drafts[size_t(stuck)].derivations});
     drafts.erase(drafts.begin() + stuck);
   }
-}
-
-namespace {
-
-class Installer {
-public:
-  Installer(const std::vector<StepDraft>& drafts, const Schedule& schedule,
-            const RuleContext& rules, PassContext& context)
-      : drafts_(drafts), schedule_(schedule), flow_(rules.flow),
-        graph_(*context.method.graph), writer_(context, rules) {}
-
-  void run() {
-    for (int32_t unit : schedule_.order) {
-      if (unit < 0)
-        installStep(drafts_[size_t(-1 - unit)]);
-      else
-        keepNode(unit);
-    }
-    for (auto& [old, now] : replaced_)
-      old->replaceAllUsesWith(now);
-    for (const PassThrough& p : passThrough_)
-      p.node->replaceInput(p.input, p.value);
-    removeOldNodes();
-    lowerWritten(graph_.block());
-    lowerHolds(graph_.block());
-    requireRuntime();
-  }
-
-private:
-  struct PassThrough {
-    Node* node;
-    size_t input;
-    Value* value;
-  };
-
-  /// What stands for a value of the old graph at this point: the newest tensor
-  /// that carries the state.
-  Value* current(Value* v) const {
-    auto passed = newest_.find(v);
-    if (passed != newest_.end())
-      return passed->second;
-    auto found = replaced_.find(v);
-    return found == replaced_.end() ? v : found->second;
-  }
-
-  void installStep(const StepDraft& d) {
-    WithInsertPoint at(graph_.return_node());
-    std::vector<Value*> outputs =
-        writer_.write(d, [this](Value* v) { return current(v); });
-    size_t next = 0;
-    for (const auto* list : {&d.ys, &d.sides})
-      for (ValueId v : *list)
-        replaced_[flow_.value(v).value] = outputs.at(next++);
-    // Later steps read a state behind this one, so that every state of a chain
-    // has a step behind it.
-    for (ValueId v : d.zs)
-      if (next < outputs.size())
-        newest_[flow_.value(v).value] = outputs.at(next++);
-  }
-
-  void keepNode(NodeId n) {
-    Node* node = flow_.node(n).node;
-    kept_.insert(n);
-    node->moveBefore(graph_.return_node());
-    // A resplit hands states from block to block: it is part of the chain.
-    if (node->kind() != prim::ListConstruct ||
-        node->output()->uses().size() != 1 ||
-        node->output()->uses()[0].user->kind() != sym::resplit())
-      return;
-    for (size_t i = 0; i < node->inputs().size(); ++i)
-      if (newest_.count(node->input(i)))
-        passThrough_.push_back({node, i, newest_.at(node->input(i))});
-  }
-
-  void removeOldNodes() {
-    for (NodeId n = NodeId(flow_.nodes().size()) - 1; n >= 0; --n)
-      if (!kept_.count(n))
-        flow_.node(n).node->destroy();
-  }
-
-  /// The first statement of a rewritten method asks for the runtime.
-  void requireRuntime() {
-    for (Node* n : graph_.nodes())
-      if (n->kind() == sym::needsRuntime())
-        return;
-    graph_.prependNode(graph_.create(sym::needsRuntime(), 0));
-  }
-
-  const std::vector<StepDraft>& drafts_;
-  const Schedule& schedule_;
-  const Dataflow& flow_;
-  Graph& graph_;
-  StepWriter writer_;
-  std::unordered_map<Value*, Value*> replaced_, newest_;
-  std::vector<PassThrough> passThrough_;
-  std::unordered_set<NodeId> kept_;
-};
-
-} // namespace
-
-void installSteps(const std::vector<StepDraft>& drafts,
-                  const Schedule& schedule, const RuleContext& rules,
-                  PassContext& context) {
-  Installer(drafts, schedule, rules, context).run();
 }
 
 } // namespace inv::opt

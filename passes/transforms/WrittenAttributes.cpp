@@ -13,12 +13,32 @@ namespace inv::opt {
 using namespace torch::jit;
 
 WrittenAttributes::WrittenAttributes(const Dataflow& flow) : flow_(flow) {
+  Block* method = flow.block().owningGraph()->block();
   std::unordered_set<std::string> paths, names;
+  for (const Node* n : allNodes(method))
+    if (n->kind() == prim::SetAttr)
+      names.insert(n->s(attr::name));
+  // Of a block, what the code around it writes, too.
+  for (const Dataflow* at = &flow; at; at = at->outer())
+    findTouched(*at, paths);
+  findChanged(method);
+  for (ValueId v = 0; v < ValueId(flow.values().size()); ++v) {
+    const Value* value = flow.value(v).value;
+    if (value->node()->kind() != prim::GetAttr)
+      continue;
+    const auto path = attributePath(const_cast<Value*>(value));
+    if (!path || paths.count(*path) || changed_.count(*path) ||
+        names.count(value->node()->s(attr::name)))
+      written_.insert(v);
+  }
+}
+
+/// The paths of what operators with an effect read, and of running statistics.
+void WrittenAttributes::findTouched(const Dataflow& flow,
+                                    std::unordered_set<std::string>& paths) {
   std::unordered_set<ValueId> seen;
   std::vector<ValueId> work;
   for (const NodeInfo& info : flow.nodes()) {
-    if (info.node->kind() == prim::SetAttr)
-      names.insert(info.node->s(attr::name));
     if (info.effect == EffectKind::Effect)
       work.insert(work.end(), info.operands.begin(), info.operands.end());
     if (updatesStatistics(info.node))
@@ -38,17 +58,6 @@ WrittenAttributes::WrittenAttributes(const Dataflow& flow) : flow_(flow) {
       for (ValueId operand : flow.node(flow.value(v).def).operands)
         work.push_back(operand);
   }
-  for (ValueId v = 0; v < ValueId(flow.values().size()); ++v) {
-    const Value* value = flow.value(v).value;
-    if (value->node()->kind() != prim::GetAttr)
-      continue;
-    const auto path = attributePath(const_cast<Value*>(value));
-    if (!path || paths.count(*path) ||
-        names.count(value->node()->s(attr::name)))
-      written_.insert(v);
-  }
-  if (!flow.nodes().empty())
-    findChanged(flow.nodes().front().node->owningGraph()->block());
 }
 
 namespace {

@@ -12,7 +12,7 @@ struct Block;
 
 namespace inv::opt {
 
-/// A snapshot of a method: build anew after a change of the graph.
+/// A snapshot: build anew after a change of the graph.
 class WrittenAttributes {
 public:
   explicit WrittenAttributes(const Dataflow& flow);
@@ -27,6 +27,8 @@ public:
   bool mayChange(ValueId v) const;
 
 private:
+  static void findTouched(const Dataflow& flow,
+                          std::unordered_set<std::string>& paths);
   void findChanged(const torch::jit::Block* block);
 
   const Dataflow& flow_;

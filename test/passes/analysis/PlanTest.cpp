@@ -182,5 +182,126 @@ TEST(PlanBackward, PlainResidualNetworkStaysPlain) {
   EXPECT_LT(check.worst, 1e-12) << check.worstName;
 }
 
+// ------------------------------------------------------------- ifs and loops
+
+Module loopOfCouplings() {
+  return withWeights(4, 4, R"JIT(
+    def forward(self, x):
+        x1, x2 = torch.chunk(torch.matmul(x, torch.cat([self.w2, self.w3], 1)), 2, 1)
+        for i in range(x.size(0)):
+            x1 = x1 + torch.tanh(torch.sigmoid(torch.matmul(x2, self.w0)))
+            x2 = x2 + torch.tanh(torch.sigmoid(torch.matmul(x1, self.w1)))
+        return torch.sin(torch.cat([x1, x2], 1)).sum()
+  )JIT");
+}
+
+// What one iteration starts from, the steps of the next one give back.
+TEST(PlanBackward, CouplingsInALoop) {
+  for (int64_t trips : {0, 1, 2, 5}) {
+    const PlanCheck check = checkPlan(loopOfCouplings(), {input({trips, 4})});
+    EXPECT_EQ(check.derivations, 2u);
+    EXPECT_GE(check.dropped, 6u);
+    EXPECT_LT(check.worst, 1e-12) << check.worstName << ", " << trips;
+  }
+}
+
+TEST(PlanBackward, AMissingDerivationInALoopIsNoticed) {
+  for (int i = 0; i < 2; ++i)
+    EXPECT_TRUE(
+        std::isnan(checkPlan(loopOfCouplings(), {input({3, 4})}, i).worst));
+}
+
+TEST(PlanBackward, LeapfrogInALoop) {
+  const PlanCheck check = checkPlan(withWeights(2, 4, R"JIT(
+    def forward(self, x):
+        old = torch.matmul(x, self.w1)
+        new = torch.sin(old)
+        for i in range(x.size(0)):
+            old, new = new, old + 0.2 * torch.tanh(torch.sigmoid(torch.matmul(new, self.w0)))
+        return torch.sin(new).sum() + old.sum()
+  )JIT"),
+                                    {input({4, 4})});
+  EXPECT_GE(check.derivations, 1u);
+  EXPECT_GE(check.dropped, 3u);
+  EXPECT_LT(check.worst, 1e-12) << check.worstName;
+}
+
+TEST(PlanBackward, MomentumInALoop) {
+  const PlanCheck check = checkPlan(withWeights(2, 4, R"JIT(
+    def forward(self, x):
+        v = torch.matmul(x, self.w1)
+        for i in range(x.size(0)):
+            v = 0.75 * v + torch.tanh(torch.sigmoid(torch.matmul(x, self.w0)))
+            x = x + v
+        return torch.sin(x).sum()
+  )JIT"),
+                                    {input({4, 4})});
+  EXPECT_GE(check.derivations, 2u);
+  EXPECT_GE(check.dropped, 3u);
+  EXPECT_LT(check.worst, 1e-11) << check.worstName;
+}
+
+// One of the two states is no chain's: its own operator keeps it.
+TEST(PlanBackward, AStateThatAPlainOperatorKeeps) {
+  const PlanCheck check = checkPlan(withWeights(3, 4, R"JIT(
+    def forward(self, x):
+        a, b = torch.matmul(x, self.w1), torch.matmul(x, self.w2)
+        for i in range(x.size(0)):
+            a = a + torch.tanh(torch.sigmoid(torch.matmul(b, self.w0)))
+            b = torch.relu(torch.sin(b))
+        return (torch.sin(a) * b).sum()
+  )JIT"),
+                                    {input({4, 4})});
+  EXPECT_GE(check.derivations, 1u);
+  EXPECT_LT(check.worst, 1e-12) << check.worstName;
+}
+
+TEST(PlanBackward, CouplingsInABranch) {
+  for (int64_t rows : {2, 5}) {
+    const PlanCheck check = checkPlan(withWeights(4, 4, R"JIT(
+      def forward(self, x):
+          x1, x2 = torch.chunk(torch.matmul(x, torch.cat([self.w2, self.w3], 1)), 2, 1)
+          if x.size(0) > 3:
+              x1 = x1 + torch.tanh(torch.sigmoid(torch.matmul(x2, self.w0)))
+              x2 = x2 + torch.tanh(torch.sigmoid(torch.matmul(x1, self.w1)))
+          return torch.sin(torch.cat([x1, x2], 1)).sum()
+    )JIT"),
+                                      {input({rows, 4})});
+    EXPECT_EQ(check.derivations, 2u);
+    EXPECT_GE(check.dropped, 5u);
+    EXPECT_LT(check.worst, 1e-12) << check.worstName;
+  }
+}
+
+TEST(PlanBackward, ABranchInALoopInALoop) {
+  const PlanCheck check = checkPlan(withWeights(4, 4, R"JIT(
+    def forward(self, x):
+        x1, x2 = torch.chunk(torch.matmul(x, torch.cat([self.w2, self.w3], 1)), 2, 1)
+        for i in range(x.size(0)):
+            x1 = x1 + torch.tanh(torch.sigmoid(torch.matmul(x2, self.w0)))
+            for j in range(i):
+                if j < 2:
+                    x1, x2 = x2, x1 - torch.tanh(torch.sigmoid(torch.matmul(x2, self.w1)))
+                else:
+                    x2 = x2 + torch.tanh(torch.sigmoid(torch.matmul(x1, self.w1)))
+        return torch.sin(torch.cat([x1, x2], 1)).sum()
+  )JIT"),
+                                    {input({4, 4})});
+  EXPECT_EQ(check.derivations, 3u);
+  EXPECT_LT(check.worst, 1e-12) << check.worstName;
+}
+
+TEST(PlanBackward, AResidualLoopStaysPlain) {
+  const PlanCheck check = checkPlan(withWeights(1, 4, R"JIT(
+    def forward(self, x):
+        for i in range(x.size(0)):
+            x = x + torch.tanh(torch.matmul(x, self.w0))
+        return torch.sin(x).sum()
+  )JIT"),
+                                    {input({3, 4})});
+  EXPECT_EQ(check.derivations, 0u);
+  EXPECT_LT(check.worst, 1e-12) << check.worstName;
+}
+
 } // namespace
 } // namespace inv::opt::testing

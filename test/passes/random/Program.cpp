@@ -110,8 +110,10 @@ private:
     }
   }
 
-  PlantedBlock block() {
-    PlantedBlock block = plainBlock();
+  PlantedBlock block(int depth = 0) {
+    constexpr int kDeepest = 3;
+    PlantedBlock block =
+        depth < kDeepest && below(7) == 0 ? nested(depth + 1) : plainBlock();
     block.code.insert(0, std::exchange(before_, ""));
     // The saved model has decided.
     if (below(8) == 0)
@@ -124,6 +126,66 @@ private:
     for (size_t at = 0; at < code.size(); at = code.find('\n', at) + 1)
       code.insert(at, "    ");
     return code;
+  }
+
+  /// Some blocks, to be put under an if or a loop.
+  PlantedBlock body(int depth) {
+    PlantedBlock all;
+    for (int i = below(3); i >= 0; --i) {
+      PlantedBlock one = block(depth);
+      // A tensor that is written and handed on is not taken apart there.
+      one.nearMiss |= one.code.find("x[:, ") != std::string::npos &&
+                      one.code.find("] = ") != std::string::npos;
+      all.code += one.code;
+      all.couplings += one.couplings;
+      all.nearMiss |= one.nearMiss;
+    }
+    return all;
+  }
+
+  /// Blocks that run or not, by what is drawn or by the data, or several times.
+  PlantedBlock nested(int depth) {
+    PlantedBlock all = body(depth);
+    const std::string inside = indented(all.code);
+    const std::string k = fresh("k");
+    switch (below(6)) {
+    case 0:
+    case 1: {
+      all.kind = "if";
+      all.code = fmt::format(
+          "if {}:\n{}",
+          pick({"bool(a.sum() > 0.0)", "bool(torch.rand([1]) < 0.5)",
+                "bool(b.mean() > a.mean())", "self.trips > 2"}),
+          inside);
+      if (below(2) == 0) {
+        const PlantedBlock other = body(depth);
+        all.code += "else:\n" + indented(other.code);
+        all.couplings += other.couplings;
+        all.nearMiss |= other.nearMiss;
+      }
+      break;
+    }
+    case 2:
+    case 3:
+      all.kind = "loop";
+      all.code =
+          fmt::format("for {} in range({}):\n{}", k,
+                      pick({"2", "self.trips", "1", "a.size(0) - 4"}), inside);
+      break;
+    case 4:
+      all.kind = "while";
+      all.code = fmt::format("{0} = 0\nwhile {0} < 3:\n{1}"
+                             "    {0} = {0} + 1 + int(bool(a.sum() > 0.0))\n",
+                             k, inside);
+      break;
+    default:
+      all.kind = "break";
+      all.code = fmt::format("for {} in range(self.trips):\n{}"
+                             "    if bool(b.sum() > 0.0):\n        break\n",
+                             k, inside);
+      break;
+    }
+    return all;
   }
 
   PlantedBlock plainBlock() {
