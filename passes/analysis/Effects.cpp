@@ -118,6 +118,9 @@ EffectKind ofOneNode(const Node* n) {
   if (n->kind() == aten::warn || n->kind() == prim::Print ||
       n->kind() == aten::manual_seed)
     return EffectKind::Effect;
+  // What a step calls is not handed on: no object is a capture.
+  if (sym::isStep(n->kind()))
+    return EffectKind::Effect;
   // An operator of somebody else's library may do anything at all.
   const bool known = n->kind().is_aten() || n->kind().ns() == ours ||
                      n->kind().ns() == internal;

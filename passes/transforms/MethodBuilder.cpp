@@ -3,6 +3,11 @@
 #include "passes/rules/Annotated.h"
 #include "passes/support/GraphUtil.h"
 
+#include <torch/csrc/jit/api/function_impl.h>
+
+#include <algorithm>
+#include <cctype>
+
 namespace inv::opt {
 
 using namespace torch::jit;
@@ -191,6 +196,39 @@ void MethodBuilder::finish(const std::vector<Value*>& results) {
   else
     graph_->registerOutput(
         graph_->insertNode(graph_->createTuple(results))->output());
+}
+
+namespace {
+
+/// The end that both names have, cut at an underscore.
+std::string commonName(const std::string& a, const std::string& b) {
+  const auto differ = std::mismatch(a.rbegin(), a.rend(), b.rbegin(), b.rend());
+  const auto length = static_cast<size_t>(differ.first - a.rbegin());
+  std::string name = a.substr(a.size() - length);
+  if (length < a.size() && length < b.size()) {
+    const size_t cut = name.find('_');
+    name = cut == std::string::npos ? "" : name.substr(cut + 1);
+  }
+  const bool isName = !name.empty() && std::isdigit(name[0]) == 0;
+  return isName ? name : "capture";
+}
+
+} // namespace
+
+void shareNames(Function& method, const Graph& other, size_t first,
+                size_t last) {
+  Graph& graph = *toGraphFunction(method).graph();
+  std::vector<c10::Argument> arguments = method.getSchema().arguments();
+  for (size_t i = first; i < last; ++i) {
+    Value* input = graph.inputs()[i];
+    const std::string name = input->debugNameBase();
+    const std::string otherName = other.inputs()[i]->debugNameBase();
+    if (name == otherName)
+      continue;
+    input->setDebugName(commonName(name, otherName));
+    arguments[i] = c10::Argument(input->debugNameBase(), arguments[i].type());
+  }
+  method.setSchema(method.getSchema().cloneWithArguments(std::move(arguments)));
 }
 
 } // namespace inv::opt

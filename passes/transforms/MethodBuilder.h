@@ -67,6 +67,12 @@ struct AttributeRead {
 std::vector<AttributeRead> attributeReads(torch::jit::Node* callNode,
                                           const std::string& method);
 
+/// Arguments `first` to `last` of a method that stands for `other` too get
+/// names that are right for both: "weight" where it has f1_weight and
+/// f2_weight. (The runtime names them in its errors.)
+void shareNames(torch::jit::Function& method, const torch::jit::Graph& other,
+                size_t first, size_t last);
+
 /// A readable name for what `v` is called in the model ("x2.5" → "x2"), or ""
 /// where it has none.
 std::string readableName(const torch::jit::Value* v);

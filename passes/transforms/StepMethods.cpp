@@ -588,6 +588,12 @@ std::vector<Value*> StepWriter::write(const StepDraft& draft,
     classes_[content] = type;
   } else {
     type = known->second;
+    // Behind self and the states.
+    const bool bijection = draft.form == StepForm::Bijection;
+    const size_t first = 1 + (bijection ? draft.xs : draft.zs).size();
+    shareNames(type->getMethod(bijection ? abi::kFunction : abi::kConditioner),
+               bijection ? *w.function : *w.conditioner, first,
+               first + w.captures.size());
   }
   Module step(cu, type);
   setAttributes(step, attributes, fresh);

@@ -222,7 +222,7 @@ private:
       outputGrad_ = {x_[0].requires_grad() || aux[0].requires_grad()};
       at::Tensor f = aux[0].detach();
       aux.clear(); // and with it the graph, which may hold f's memory
-      y_ = {scaledSum(x_[0].detach(), std::move(f), layout())};
+      y_ = {scaledSum(x_[0], std::move(f), layout())};
     } else if (record_->kind != StepKind::Checkpoint) {
       y_ = record_->step->runFunction(leavesOf(x_, needs, 0), std::move(aux),
                                       record_->functionCaptures(captures),
@@ -230,11 +230,11 @@ private:
       noteDraw(record_->replay.function);
       for (const at::Tensor& t : y_)
         outputGrad_.push_back(t.requires_grad());
+      // A tensor of our own, whatever the method returned.
+      y_ = detachAll(y_);
     }
     for (const at::Tensor& t : sides_)
       outputGrad_.push_back(t.requires_grad());
-    // Tensors of our own, whatever the methods returned.
-    y_ = detachAll(y_);
     sides_ = detachAll(sides_);
     if (mode_ == Mode::Invert && record_->kind != StepKind::Checkpoint &&
         (measuresGrowth() || record_->step->growthIsConstant()))
@@ -355,17 +355,13 @@ private:
 
   ag::edge_list edges() const {
     ag::edge_list result;
-    const auto add = [&](const at::Tensor& t) {
-      result.push_back(t.requires_grad() ? ag::impl::gradient_edge(t)
-                                         : ag::Edge());
-    };
-    std::for_each(x_.begin(), x_.end(), add);
-    std::for_each(z_.begin(), z_.end(), add);
+    for (const Tensors* states : {&x_, &z_})
+      for (const at::Tensor& t : *states)
+        result.push_back(edgeTo(t));
     for (size_t i = 0; i < captures_.size(); i++)
-      if (layout().isScratch(i))
-        result.emplace_back();
-      else
-        add(captures_[i]);
+      result.push_back(captures_[i].requires_grad() && !layout().isScratch(i)
+                           ? ag::impl::gradient_edge(captures_[i])
+                           : ag::Edge());
     return result;
   }
 
@@ -387,7 +383,7 @@ private:
       if (mode_ != Mode::Invert)
         continue;
       xSlots_[i]->wantTies(record_->step->tiesAtX(i));
-      xSlots_[i]->findTies(x_[i].detach());
+      xSlots_[i]->findTies(x_[i]);
     }
   }
 
@@ -455,7 +451,7 @@ private:
         return std::find(slots.begin(), slots.end(), slot) != slots.end();
       };
       if (!isIn(record_->z) && !isIn(record_->passed))
-        slot->handOver(record_, i, x_[i].detach());
+        slot->handOver(record_, i, x_[i]);
     }
   }
 

@@ -47,6 +47,24 @@ void attachOutput(const std::shared_ptr<StepNode>& node, const at::Tensor& t,
   ag::create_gradient_edge(variable, output);
 }
 
+torch::autograd::Edge edgeTo(const at::Tensor& t) {
+  if (!t.requires_grad())
+    return {};
+  torch::autograd::Edge edge = torch::autograd::impl::gradient_edge(t);
+  const auto& tensor = t.getIntrusivePtr();
+  // (All strong references together count as one weak one.)
+  constexpr size_t kOne = 1;
+  if (tensor.use_count() != kOne || tensor.weak_use_count() != kOne)
+    return edge;
+  auto* shown = dynamic_cast<OutputNode*>(edge.function.get());
+  constexpr long kOwners = 2; // the tensor and `edge`
+  if (shown == nullptr || edge.function.use_count() != kOwners ||
+      !shown->tensor_pre_hooks().empty() || !shown->pre_hooks().empty() ||
+      !shown->post_hooks().empty() || !shown->retains_grad_hooks().empty())
+    return edge;
+  return shown->next_edge(0);
+}
+
 SlotPtr slotOf(const at::Tensor& t) {
   torch::autograd::Node* made = t.grad_fn().get();
   size_t output = t.output_nr();

@@ -59,6 +59,12 @@ public:
 void attachOutput(const std::shared_ptr<StepNode>& node, const at::Tensor& t,
                   bool shown);
 
+/// The edge along which a step that takes `t` sends t's gradient: past its
+/// OutputNode, which is a run of the engine less, where nobody but the caller
+/// has the tensor or the node. Then nobody can put a hook there any more, ask
+/// for the tensor's gradient, or use it once more.
+torch::autograd::Edge edgeTo(const at::Tensor& t);
+
 /// The slot of the state that `t` is: that of the step that made it, or a new,
 /// vacant one.
 SlotPtr slotOf(const at::Tensor& t);

@@ -43,6 +43,7 @@ CASES = {
     "shared weights, static graph": (lambda: Extra(True, False),
                                      {"static_graph": True}),
     "no_sync": (lambda: Model(lambda: Network(WIDTH), 2), {}),
+    "twice": (lambda: Model(lambda: Network(WIDTH), 2), {}),
 }
 
 
@@ -59,6 +60,8 @@ def worker(rank, case, path, rendezvous, results):
     torch.manual_seed(rank)
     for i in range(STEPS):
         x = torch.randn(6, 2 * WIDTH)
+        if case == "twice":  # two calls, one backward
+            x = parallel(x)
         if case == "no_sync" and i % 2 == 0:
             with parallel.no_sync():
                 parallel(x).sin().sum().backward()

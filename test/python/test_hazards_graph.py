@@ -1,6 +1,8 @@
 """Rows of docs/hazards.md on rewritten archives in Python: what users do to tensors,
 gradients, hooks and backward. Reference: plain autograd on the original, float64."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,16 @@ from nets import WIDTH, Block, Chain, Dropping, Model, Network, data
 pytestmark = pytest.mark.usefixtures("hazard")
 
 
+class Gated(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.lin = nn.Linear(width, width)
+        self.register_buffer("table", torch.rand(width))
+
+    def forward(self, x):
+        return torch.tanh(self.lin(x)) * self.table
+
+
 @pytest.mark.parametrize("change", ["mul_", "relu_", "zero_"])
 def test_h02_output_changed_in_place_is_an_error_or_right(tmp_path, change):
     models = both(Chain(lambda: Network(WIDTH), 2), tmp_path, steps=4)
@@ -25,18 +37,36 @@ def test_h02_output_changed_in_place_is_an_error_or_right(tmp_path, change):
         getattr(y[1], change)(*([2] if change == "mul_" else []))
         return torch.autograd.grad(y[0].sum() + y[1].sum(), x)
 
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="modified by an inplace operation") as e:
         run(models[1])
+    assert re.search(r"inv::coupling \(.*nets\.py:\d+.*\): its result number 0",
+                     str(e.value))
 
 
 def test_h03_weight_changed_is_an_error(pair):
-    for model in pair:
+    for name, _ in pair[0].named_parameters():
+        for model in pair:
+            loss = square(model(data()))
+            with torch.no_grad():
+                dict(model.named_parameters())[name].add_(1)
+            with pytest.raises(RuntimeError, match="modified by an inplace") as e:
+                loss.backward()
+            del loss
+        # chain.blocks.1.f.up.weight
+        layer, kind = name.rsplit(".", 2)[1:]
+        assert re.search(rf"inv::coupling \(.*nets\.py:\d+.*\), capture \d+ "
+                         rf"\('{layer}_{kind}'\)", str(e.value)), name
+
+
+def test_h03_a_buffer_that_a_step_reads_is_an_error(tmp_path):
+    models = both(Model(lambda: Gated(WIDTH), 2), tmp_path, steps=4)
+    for model in models:
         loss = square(model(data()))
-        with torch.no_grad():
-            next(model.parameters()).add_(1)
-        with pytest.raises(RuntimeError, match="modified by an inplace"):
+        next(model.buffers()).add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace") as e:
             loss.backward()
         del loss
+    assert re.search(r"capture \d+ \('table'\)", str(e.value))
 
 
 class Around(nn.Module):

@@ -1,13 +1,17 @@
 // Steps that are more than a sum: affine couplings, linear and other
 // bijections, recompute steps, sides, scratch captures, random numbers; and the
 // run-time checks.
-#include "Steps.h"
+#include "Nets.h"
 
 #include "inv/Abi.h"
 #include "inv/Runtime.h"
 
 #include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/engine.h>
+
+#include <unordered_set>
 
 namespace inv::test {
 namespace {
@@ -101,6 +105,90 @@ TEST_F(General, AHookIsNotCalledWhereTheLossDoesNotReachItsTensor) {
   out[0].sum().backward();
   EXPECT_EQ(y, 1);
   EXPECT_EQ(side, 1);
+}
+
+/// Nodes of that name behind `outputs`, each once.
+size_t countNodes(const Tensors& outputs, const std::string& name) {
+  std::unordered_set<torch::autograd::Node*> seen;
+  std::vector<torch::autograd::Node*> open;
+  size_t count = 0;
+  const auto meet = [&](const std::shared_ptr<torch::autograd::Node>& node) {
+    if (node && seen.insert(node.get()).second) {
+      open.push_back(node.get());
+      count += node->name() == name ? 1 : 0;
+    }
+  };
+  for (const at::Tensor& t : outputs)
+    meet(t.grad_fn());
+  while (!open.empty()) {
+    const auto* node = open.back();
+    open.pop_back();
+    for (const auto& edge : node->next_edges())
+      meet(edge.function);
+  }
+  return count;
+}
+
+TEST_F(General, AStateThatNobodyElseHasCostsNoNodeOfItsOwn) {
+  const Tensors x = leaves({random({5, 4}), random({5, 4})});
+  for (const int64_t steps : {4, 9}) {
+    // Of a model only its results can be looked at; who calls operators has
+    // all.
+    Net model(Door::Archive, steps, tanhNet(4));
+    EXPECT_EQ(countNodes(model(x[0], x[1]), "InvStepOutputBackward"), 2u);
+    Net calls(Door::Operator, steps, tanhNet(4));
+    EXPECT_EQ(countNodes(calls(x[0], x[1]), "InvStepOutputBackward"),
+              static_cast<size_t>(steps));
+  }
+}
+
+/// A call that is the last to have its states.
+Tensors callWithItsOwn(const torch::jit::Module& step, Tensors x, Tensors z,
+                       const Tensors& captures) {
+  torch::jit::Stack stack;
+  stack.emplace_back(step._ivalue());
+  stack.emplace_back(std::move(x));
+  stack.emplace_back(std::move(z));
+  stack.emplace_back(captures);
+  stack.emplace_back();
+  c10::Dispatcher::singleton()
+      .findSchemaOrThrow(abi::kCoupling, "")
+      .callBoxed(&stack);
+  return stack.back().toTensorVector();
+}
+
+TEST_F(General, WhatWasAskedOfAStateThatIsGoneIsStillDone) {
+  // A hook, or somebody who has the place in the graph, before the state goes.
+  namespace ag = torch::autograd;
+  const auto step = sumStep();
+  const Tensors in =
+      leaves({random({5, 4}), random({5, 4}), random({4, 4}), random({4})});
+  enum What { Nothing, Hook, Edge };
+  const auto run = [&](What what, bool plain) {
+    Tensors s = plain ? Tensors{in[0] + net(in[1], in[2], in[3]), in[1]}
+                      : coupling(step, {in[0]}, {in[1]}, {in[2], in[3]});
+    at::Tensor y = std::move(s[0]), z = std::move(s[1]);
+    s.clear();
+    ag::edge_list asked = {ag::impl::gradient_edge(in[0])};
+    if (what == Hook)
+      y.register_hook([](const at::Tensor& g) { return g * 2; });
+    if (what == Edge)
+      asked.push_back(ag::impl::gradient_edge(y));
+    if (plain) {
+      s = {z + net(y, in[2], in[3]), y};
+    } else {
+      Tensors own = {std::move(y)};
+      s = callWithItsOwn(step, {std::move(z)}, std::move(own), {in[2], in[3]});
+      EXPECT_EQ(countNodes(s, "InvStepOutputBackward"),
+                what == Nothing ? 1u : 2u);
+    }
+    const at::Tensor loss = s[0].sin().sum() + s[1].exp().sum();
+    return Tensors(ag::Engine::get_default_engine().execute(
+        {ag::impl::gradient_edge(loss)}, {at::ones_like(loss)}, false, false,
+        false, asked));
+  };
+  for (const What what : {Nothing, Hook, Edge})
+    EXPECT_LE(distance(run(what, false), run(what, true)), 1e-12) << what;
 }
 
 TEST_F(General, CapturesAndExtrasOfTheFunction) {

@@ -1,5 +1,5 @@
 // Hazards of life times: bytes at every moment of a backward, what survives,
-// how deep the stack gets.
+// copies of a model, how deep the stack gets.
 #include "HazardTest.h"
 
 #include "inv/Abi.h"
@@ -159,6 +159,63 @@ TEST_P(HazardLife, H22_NothingSurvivesItsLastUser) {
   }
 }
 
+// ---------------------------------------------------------------------- copies
+
+TEST_P(HazardLife, H24_CopiesOfTheModel) {
+  if (GetParam() == Door::Operator)
+    GTEST_SKIP() << "a model is needed";
+  Net net = makeNet(4, tanhNet(4));
+  const Tensors reference = run(net, false, inputs, bothSides);
+  net.model() = net.model().deepcopy();
+  net.refresh();
+  for (Tensors& captures : net.ofStep) // deepcopy's are no leaves
+    for (at::Tensor& t : captures)
+      EXPECT_TRUE(t.requires_grad());
+  EXPECT_EQ(distance(run(net, false, inputs, bothSides), reference), 0);
+  net.model().to(at::kFloat);
+  net.refresh();
+  same(net, {inputs[0].to(at::kFloat), inputs[1].to(at::kFloat)}, bothSides,
+       5e-6);
+  net.model().to(at::kDouble);
+  net.refresh();
+  net.model().eval();
+  same(net, inputs, bothSides);
+  net.model().train();
+  same(net, inputs, bothSides);
+  net.model() = net.model().clone(); // with types of its own
+  net.refresh();
+  same(net, inputs, bothSides);
+}
+
+TEST_P(HazardLife, H24_InsideOfAnotherModel) {
+  if (GetParam() == Door::Operator)
+    GTEST_SKIP() << "a model is needed";
+  Net net = makeNet(4, tanhNet(4));
+  torch::jit::Module outer = modelOf(R"(
+def forward(self, a: Tensor, b: Tensor):
+    a, b = self.inner.forward(a, b)
+    a, b = self.inner.forward(b, a)
+    return a, b
+)",
+                                     {}, {{"inner", net.model()}});
+  const auto run = [&](bool plain) {
+    const Tensors x = leaves(inputs);
+    Tensors wanted = x;
+    for (const at::Tensor& p : net.parameters())
+      wanted.push_back(p);
+    Tensors y;
+    if (plain) {
+      y = net.plain(x[0], x[1]);
+      y = net.plain(y[1], y[0]);
+    } else {
+      const auto out = outer.forward({x[0], x[1]}).toTuple();
+      y = {out->elements()[0].toTensor(), out->elements()[1].toTensor()};
+    }
+    return gradOf({bothSides(x, y)}, wanted);
+  };
+  EXPECT_LE(distance(run(false), run(true)), 1e-12);
+}
+
 // ------------------------------------------------------------------- executors
 
 /// What a call of `model` says that lost the methods of its steps.
@@ -304,7 +361,7 @@ TEST_P(HazardLife, H28_TwoThousandStepsWith64KiBOfStackToSpare) {
   RecordProperty("bytes_for_two_thousand_steps", std::to_string(small.used()));
 }
 
-INSTANTIATE_TEST_SUITE_P(Doors, HazardLife, bothDoors(), doorName);
+INSTANTIATE_TEST_SUITE_P(Doors, HazardLife, everyDoor(), doorName);
 
 } // namespace
 } // namespace inv::test

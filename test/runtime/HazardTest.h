@@ -1,8 +1,9 @@
 // What the hazard tests share. One test for each row of docs/hazards.md,
-// through both doors, on the CPU and, where there is one, on a GPU, against
+// through every door, on the CPU and, where there is one, on a GPU, against
 // plain autograd on the same captures.
 #pragma once
 
+#include "../support/Rewrite.h"
 #include "Nets.h"
 
 #include "inv/Runtime.h"
@@ -36,14 +37,17 @@ struct Way {
   bool operator==(Door other) const { return door == other; }
 };
 
-/// For INSTANTIATE_TEST_SUITE_P: every test of a file runs through both doors.
-inline auto bothDoors() {
-  return testing::Values(
-      Way{Door::Operator, at::kCPU}, Way{Door::Archive, at::kCPU},
-      Way{Door::Operator, at::kCUDA}, Way{Door::Archive, at::kCUDA});
+/// For INSTANTIATE_TEST_SUITE_P: every test of a file runs through every door.
+inline auto everyDoor() {
+  std::vector<Way> ways;
+  for (auto device : {at::kCPU, at::kCUDA})
+    for (Door door : {Door::Operator, Door::Archive, Door::Rewritten})
+      ways.push_back({door, device});
+  return testing::ValuesIn(ways);
 }
 inline std::string doorName(const testing::TestParamInfo<Way>& info) {
-  return std::string(info.param == Door::Operator ? "Operator" : "Archive") +
+  constexpr const char* kNames[] = {"Operator", "Archive", "Rewritten"};
+  return std::string(kNames[static_cast<size_t>(info.param.door)]) +
          (info.param.device == at::kCUDA ? "OnCuda" : "");
 }
 
@@ -51,12 +55,14 @@ class Hazard : public testing::TestWithParam<Way> {
 protected:
   using Loss = std::function<at::Tensor(const Tensors& x, const Tensors& y)>;
 
-  Hazard() { testDevice() = isThere() ? GetParam().device : at::kCPU; }
+  Hazard() { testDevice() = hasDevice() ? GetParam().device : at::kCPU; }
   ~Hazard() override { testDevice() = at::kCPU; }
 
   void SetUp() override {
-    if (!isThere())
+    if (!hasDevice())
       GTEST_SKIP() << "no GPU";
+    if (GetParam() == Door::Rewritten && !canRewrite())
+      GTEST_SKIP() << "built without the passes: nothing to rewrite with";
     at::manual_seed(31);
     resetStats();
     TestOps::reset();
@@ -67,7 +73,7 @@ protected:
     expectNothingAlive();
   }
 
-  static bool isThere() { return GetParam().device == at::kCPU || haveGpu(); }
+  static bool hasDevice() { return GetParam().device == at::kCPU || haveGpu(); }
   static bool onGpu() { return testDevice() == at::kCUDA; }
 
   Net makeNet(int64_t steps, const Conditioner& conditioner, double xScale = 1,

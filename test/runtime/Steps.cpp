@@ -71,8 +71,12 @@ makeStep(const StepSpec& spec,
     step.register_module(called, module);
   for (const auto& [called, tensor] : parameters)
     step.register_parameter(called, tensor, /*is_buffer=*/false);
-  step.define(spec.code, std::make_shared<TestResolver>());
+  define(step, spec.code);
   return step;
+}
+
+void define(const torch::jit::Module& module, const std::string& code) {
+  torch::jit::Module(module).define(code, std::make_shared<TestResolver>());
 }
 
 torch::jit::Module sumStep(double xScale, double auxScale) {
@@ -297,7 +301,7 @@ void Chain::zeroGrad() {
 
 namespace {
 
-std::atomic<int64_t> calls{0};
+std::atomic<int64_t> calls{0}, callsUntilFailure{0};
 
 at::Tensor note(const at::Tensor& t) {
   static std::mutex mutex;
@@ -308,6 +312,11 @@ at::Tensor note(const at::Tensor& t) {
 
 at::Tensor failAfter(const at::Tensor& t, int64_t n) {
   TORCH_CHECK(++calls <= n, "planted");
+  return t.view_as(t);
+}
+
+at::Tensor failOnce(const at::Tensor& t) {
+  TestOps::mayFail();
   return t.view_as(t);
 }
 
@@ -322,7 +331,7 @@ at::Tensor twice(const at::Tensor& t) { return t * 2; }
 
 [[maybe_unused]] const bool trustsTheTestsOperators = [] {
   for (const char* name :
-       {"note", "fail_after", "draw_once", "by_switch", "by_mode"})
+       {"note", "fail_after", "fail_once", "draw_once", "by_switch", "by_mode"})
     trustOperator(std::string("invtest::") + name);
   return true;
 }();
@@ -340,9 +349,17 @@ std::vector<std::vector<int64_t>>& TestOps::strides() {
   return all;
 }
 
+int64_t TestOps::failIn(int64_t n) { return callsUntilFailure.exchange(n); }
+
+void TestOps::mayFail() {
+  if (callsUntilFailure > 0)
+    TORCH_CHECK(--callsUntilFailure > 0, "planted");
+}
+
 void TestOps::reset() {
   strides().clear();
   calls = 0;
+  callsUntilFailure = 0;
 }
 
 void expectNothingAlive() {
@@ -372,6 +389,7 @@ TORCH_LIBRARY(invtest, m) {
   m.def("note(Tensor t) -> Tensor", &inv::test::note);
   m.def("draw_once(Tensor t) -> Tensor", &inv::test::drawOnce);
   m.def("fail_after(Tensor t, int n) -> Tensor", &inv::test::failAfter);
+  m.def("fail_once(Tensor t) -> Tensor", &inv::test::failOnce);
   m.def("by_switch(Tensor t) -> Tensor", &inv::test::bySwitch);
   m.def("by_mode(Tensor t) -> Tensor", &inv::test::byMode);
   m.def("unknown(Tensor t) -> Tensor", &inv::test::twice);

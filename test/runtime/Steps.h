@@ -36,6 +36,10 @@ torch::jit::Module makeStep(
     const std::vector<std::pair<std::string, torch::jit::Module>>& inner = {},
     const std::vector<std::pair<std::string, at::Tensor>>& parameters = {});
 
+/// Defines methods by their source, which may use the operators below, those of
+/// the library, and `fork`.
+void define(const torch::jit::Module& module, const std::string& code);
+
 /// y = xScale * x + auxScale * tanh(linear(z, w, b)) (twice linear, so that it
 /// saves something).
 torch::jit::Module sumStep(double xScale = 1, double auxScale = 1);
@@ -91,6 +95,8 @@ struct Chain {
 //   invtest::note(Tensor t) -> Tensor        notes t's strides
 //   invtest::fail_after(Tensor t, int n) -> Tensor   throws "planted" in the
 //                                            calls after the n-th
+//   invtest::fail_once(Tensor t) -> Tensor   throws "planted" in the call
+//                                            that TestOps::failIn says
 //   invtest::draw_once(Tensor t) -> Tensor   draws a number in its first call
 //   invtest::by_switch(Tensor t) -> Tensor   2 t if oneDNN is switched on, else
 //   3 t
@@ -100,6 +106,10 @@ struct Chain {
 // both 2 t, are not.
 struct TestOps {
   static std::vector<std::vector<int64_t>>& strides();
+  /// The n-th call from now of fail_once, or of `mayFail`, throws; 0: none.
+  /// Returns how many calls a failure was away, 0 for none.
+  static int64_t failIn(int64_t n);
+  static void mayFail();
   static void reset();
 };
 

@@ -35,7 +35,8 @@ struct Counts {
   int64_t plainToo = 0; ///< ... of these errors, plain autograd's as well
   int64_t alone = 0;    ///< the gradients, where plain autograd refused
   int64_t refused = 0;  ///< both refused, with the same words
-  int64_t faults = 0;   ///< a planted fault reached the caller
+  int64_t faults = 0;   ///< a failed allocation reached the caller
+  int64_t throws = 0;   ///< an exception of a conditioner or a hook did
   int64_t programs() const {
     return right + changed + released + alone + refused;
   }
@@ -117,23 +118,30 @@ std::string check(uint64_t seed, const Allowed& allowed, Counts& counts) {
   return "error: " + message;
 }
 
-/// Runs our side with a fault at a random moment, and then all without.
+/// Runs our side with a fault at a random moment, an allocation that fails or
+/// an exception in a conditioner or a hook, and then all without.
 std::string checkFault(uint64_t seed, const Allowed& allowed, Counts& counts) {
   auto& allocator = FailingAllocator::installed();
   Random random(seed + 1);
   Program program(seed, allowed);
-  constexpr size_t kMost = 400; // allocations
-  allocator.countdown = static_cast<int64_t>(1 + random.pick(kMost));
+  const bool throws = random.chance(3);
+  constexpr size_t kMostAllocations = 400, kMostCalls = 20;
+  if (throws)
+    TestOps::failIn(static_cast<int64_t>(1 + random.pick(kMostCalls)));
+  else
+    allocator.countdown =
+        static_cast<int64_t>(1 + random.pick(kMostAllocations));
   const std::string message = messageOf([&] { program.run(Way::Steps); });
-  const bool reached = allocator.countdown.exchange(0) == 0;
+  const bool reached =
+      throws ? TestOps::failIn(0) == 0 : allocator.countdown.exchange(0) == 0;
   if (!reached)
     return {};
-  counts.faults++;
-  if (!contains(message, "planted: out of memory"))
-    return "a failing allocation did not reach the caller: " + message;
+  (throws ? counts.throws : counts.faults)++;
+  if (!contains(message, throws ? "planted" : "planted: out of memory"))
+    return "a planted fault did not reach the caller: " + message;
   Counts ignored;
   const std::string wrong = check(seed, allowed, ignored);
-  return wrong.empty() ? wrong : "after a failed allocation: " + wrong;
+  return wrong.empty() ? wrong : "after a planted fault: " + wrong;
 }
 
 /// Several programs at once, each on a thread of its own.
@@ -212,8 +220,10 @@ int run(int64_t seconds, int64_t only) {
             << " in the right gradients where plain autograd refused, "
             << counts.refused << " were refused by both with the same words; "
             << counts.faults
-            << " further runs ended in a planted failure of an allocation, and "
-               "were right when run again\n";
+            << " further runs ended in a planted failure of an allocation, "
+            << counts.throws
+            << " in a planted exception of a conditioner or a hook, and were "
+               "right when run again\n";
   return counts.programs() > 0 ? 0 : 1;
 }
 

@@ -54,7 +54,7 @@ struct Network {
 
 const std::vector<Network>& networks() {
   static const auto* all = new std::vector<Network>{
-      {"tanh", "torch.tanh(torch.linear(z, w, b))",
+      {"tanh", "torch.tanh(torch.linear(invtest.fail_once(z), w, b))",
        [](auto& z, auto& p) { return at::tanh(at::linear(z, p[0], p[1])); }},
       {"relu", "torch.linear(torch.relu(z), w, b)",
        [](auto& z, auto& p) { return at::linear(at::relu(z), p[0], p[1]); }},

@@ -176,8 +176,10 @@ void Program::hook(const at::Tensor& t) {
   notes_.push_back("(hook)");
   // Of a node with several outputs, as the one that runs again, autograd calls
   // the hooks of all.
-  t.register_hook(
-      [](const at::Tensor& g) { return g.defined() ? g * 1.5 : g; });
+  t.register_hook([](const at::Tensor& g) {
+    TestOps::mayFail();
+    return g.defined() ? g * 1.5 : g;
+  });
 }
 
 /// What plain autograd might refuse too.
