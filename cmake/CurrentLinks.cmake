@@ -8,8 +8,9 @@ option(INVOPT_PUBLISH "Point build/bin and build/lib at this build" OFF)
 if(INVOPT_PUBLISH)
   set(_top "${PROJECT_SOURCE_DIR}/build")
   set(_all "")
-  # The last four are what test/python loads.
+  # The last five are what test/python needs.
   set(_published inv_runtime inv_runtime_cuda inv-opt inv-train inv-bench
+    inv-onnx-batch
     inv_test_good inv_test_broken inv_test_clash inv_test_faults)
   foreach(_target IN LISTS _published)
     if(NOT TARGET ${_target})

@@ -18,7 +18,7 @@ import lit.formats
 
 config.name = "inv-opt"
 config.test_format = lit.formats.ShTest(execute_external=False)
-config.suffixes = [".ir", ".test"]
+config.suffixes = [".ir", ".onnxtxt", ".test"]
 config.excludes = ["Inputs"]
 config.test_source_root = os.path.dirname(__file__)
 root = os.path.dirname(config.test_source_root)

@@ -109,7 +109,8 @@ std::string describe(const Input& input, const Model& model,
 void writeArchive(const std::string& path, const Input& input, Model& model,
                   const std::vector<std::string>& pipeline) {
   AtomicFile file(path);
-  bool changed = std::any_of(model.methods.begin(), model.methods.end(),
+  bool changed = input.isOnnx() || // there is no archive yet
+                 std::any_of(model.methods.begin(), model.methods.end(),
                              [](const Method& m) { return m.changed; });
   if (!changed) {
     copyInput(file, input);

@@ -7,6 +7,7 @@
 #include "passes/support/Sha256.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -40,6 +41,36 @@ bool isText(std::string_view head) {
   return std::none_of(head.begin(), head.end(), [](unsigned char c) {
     return c < 0x20 && c != '\n' && c != '\r' && c != '\t' && c != '\f';
   });
+}
+
+/// Whether a text is a model in ONNX's own syntax, which begins with `<`, and
+/// not a graph of TorchScript. Both have comments from `#` on.
+bool isOnnxText(std::string_view text) {
+  size_t at = 0;
+  while (at < text.size()) {
+    if (text[at] == '#')
+      at = std::min(text.find('\n', at), text.size());
+    else if (std::isspace(static_cast<unsigned char>(text[at])) != 0)
+      ++at;
+    else
+      return text[at] == '<';
+  }
+  return false;
+}
+
+/// A protobuf message that may be an ONNX model: its first fields are the
+/// version of the format or names, in this order as all writers write them.
+bool mayBeOnnx(std::string_view head) {
+  constexpr std::string_view kFirstFields = "\x08\x12\x1a\x22\x28\x32\x3a\x42";
+  return kFirstFields.find(head.front()) != std::string_view::npos;
+}
+
+void readOnnx(Input& input, const ImportOptions& options, InputKind kind) {
+  if (options.onnx == nullptr)
+    throw Error(ExitCode::BadInput,
+                input.path + ": is ONNX, which is not read here");
+  input.kind = kind;
+  options.onnx(input, options);
 }
 
 /// The methods of an archive that are compiled, as inlined copies.
@@ -88,13 +119,22 @@ Input importInput(const std::string& path, const ImportOptions& options) {
     chooseMethods(input, options);
     return input;
   }
-  if (!isText(head))
-    throw Error(ExitCode::BadInput,
-                name + ": neither a TorchScript archive nor printed IR");
+  if (!isText(head)) {
+    if (!mayBeOnnx(head))
+      throw Error(
+          ExitCode::BadInput,
+          name + ": neither a TorchScript archive nor printed IR nor ONNX");
+    readOnnx(input, options, InputKind::Onnx);
+    return input;
+  }
   input.kind = InputKind::IrText;
   if (path != "-") {
     auto file = openFile(path);
     input.bytes = slurp(file);
+  }
+  if (isOnnxText(input.bytes)) {
+    readOnnx(input, options, InputKind::OnnxText);
+    return input;
   }
   input.models =
       parseIrText(input.bytes, path == "-" ? "<stdin>" : path, options);

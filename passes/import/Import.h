@@ -1,4 +1,5 @@
-// Reading a model: a TorchScript archive or printed IR, told apart by content.
+// Reading a model: a TorchScript archive, printed IR or ONNX, told apart by
+// content.
 #pragma once
 
 #include "passes/Model.h"
@@ -9,21 +10,34 @@
 
 namespace inv::opt {
 
-enum class InputKind { Archive, IrText };
+enum class InputKind { Archive, IrText, Onnx, OnnxText };
+
+struct Input;
+struct ImportOptions;
+/// Reads an ONNX model. A function that is handed in: the importer is a library
+/// of its own (import/onnx), which this one does not depend on.
+using OnnxReader = void (*)(Input&, const ImportOptions&);
 
 struct ImportOptions {
   /// Methods to compile; empty: all of an IR text, "forward" of an archive.
   std::vector<std::string> methods;
   /// Paths of submodules whose calls stay calls (Options::invertible).
   std::vector<std::string> invertible;
+  /// Initializers of an ONNX model that are buffers; "name*" is all that begin
+  /// so.
+  std::vector<std::string> buffers;
+  OnnxReader onnx = nullptr; ///< null: ONNX is refused
 };
 
 /// What was read.
 struct Input {
   InputKind kind = InputKind::Archive;
+  bool isOnnx() const {
+    return kind == InputKind::Onnx || kind == InputKind::OnnxText;
+  }
   std::string path;  ///< "-" for standard input
   std::string bytes; ///< an IR text, or what came from standard input
-  /// One for an archive; one for each part of an IR text.
+  /// One for an archive or ONNX; one for each part of an IR text.
   std::vector<Model> models;
   /// The archive's extra files (name without "extra/", content).
   std::unordered_map<std::string, std::string> extraFiles;

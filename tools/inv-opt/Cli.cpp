@@ -1,6 +1,7 @@
 #include "tools/inv-opt/Cli.h"
 
 #include "inv/Abi.h"
+#include "passes/import/onnx/ImportOnnx.h"
 #include "passes/support/Error.h"
 #include "passes/support/StringUtil.h"
 #include "passes/support/TensorText.h"
@@ -19,9 +20,11 @@ namespace {
 /// Flags as text, before they are made into settings.
 struct Raw {
   std::string layout = "keep";
+  std::string emit = "torchscript";
   std::vector<std::string> inputs;
   std::vector<std::string> remarks;
   bool version = false;
+  bool listOnnx = false;
 };
 
 std::string versionText() {
@@ -42,11 +45,16 @@ void printPassList() {
 
 void addFlags(CLI::App& app, Settings& settings, Raw& raw) {
   app.add_option("INPUT", settings.input,
-                 "TorchScript archive or printed IR; '-' is standard input");
+                 "TorchScript archive, ONNX model or printed IR; '-' is "
+                 "standard input");
   app.add_option("-o,--output", settings.output,
                  "Where to write; '-' is standard output");
   app.add_flag("-S,--print-ir", settings.printIr,
                "Write printed IR instead of an archive");
+  app.add_option("--emit", raw.emit,
+                 "What to write: torchscript, an archive (ONNX is not written "
+                 "yet)")
+      ->check(CLI::IsMember({"torchscript", "onnx"}));
   app.add_option("--method", settings.import.methods,
                  "Method to compile (repeatable; default: forward)")
       ->allow_extra_args(false);
@@ -57,6 +65,19 @@ void addFlags(CLI::App& app, Settings& settings, Raw& raw) {
                  "Sample input such as x:f32[8,3,32,32] (repeatable, in the "
                  "order of the method's arguments)")
       ->allow_extra_args(false);
+}
+
+void addOnnxFlags(CLI::App& app, Settings& settings, Raw& raw) {
+  const std::string group = "ONNX";
+  app.add_option("--buffer", settings.import.buffers,
+                 "Initializer that is a buffer, and not trained; NAME* stands "
+                 "for all that begin with NAME (repeatable)")
+      ->allow_extra_args(false)
+      ->group(group);
+  app.add_flag("--list-onnx-operators", raw.listOnnx,
+               "List the operators that are imported, with the first and last "
+               "definition that is known")
+      ->group(group);
 }
 
 void addPassFlags(CLI::App& app, Settings& settings, Raw& raw) {
@@ -179,9 +200,14 @@ void finish(Settings& settings, const Raw& raw) {
     throw Error(ExitCode::BadInput, "--max-condition must be at least 1");
   if (!(settings.options.maxGrowth >= 1))
     throw Error(ExitCode::BadInput, "--max-growth must be at least 1");
+  if (raw.emit == "onnx")
+    throw Error(ExitCode::BadInput,
+                "--emit=onnx: ONNX is read, and not written yet; "
+                "--emit=torchscript writes an archive");
   settings.options.layout = raw.layout == "fast" ? Layout::Fast : Layout::Keep;
   settings.options.analyze =
       settings.analyze || !settings.analyzeOutput.empty();
+  settings.import.onnx = importOnnx;
   settings.import.invertible = settings.options.invertible;
   settings.remarks = remarkKinds(raw.remarks);
   for (const auto& text : raw.inputs)
@@ -200,6 +226,7 @@ std::optional<Settings> parseCommandLine(int argc, char** argv) {
   Settings settings;
   Raw raw;
   addFlags(app, settings, raw);
+  addOnnxFlags(app, settings, raw);
   addPassFlags(app, settings, raw);
   addReportFlags(app, settings, raw);
   app.footer("Exit codes: 0 done, 1 a check failed, 2 bad input, 3 a contained "
@@ -223,6 +250,10 @@ std::optional<Settings> parseCommandLine(int argc, char** argv) {
   }
   if (raw.version) {
     std::cout << versionText();
+    return std::nullopt;
+  }
+  if (raw.listOnnx) {
+    std::cout << onnxOperatorList();
     return std::nullopt;
   }
   if (settings.listPasses) {
