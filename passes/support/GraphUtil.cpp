@@ -78,6 +78,12 @@ bool updatesStatistics(const Node* node) {
   return constantBool(node->input(5)).value_or(true);
 }
 
+bool isOptionalTensor(const c10::TypePtr& type) {
+  auto optional = type->cast<c10::OptionalType>();
+  return optional &&
+         optional->getElementType()->isSubtypeOf(*c10::TensorType::get());
+}
+
 bool mayHoldTensor(const c10::TypePtr& type) {
   switch (type->kind()) {
   case c10::TypeKind::IntType:

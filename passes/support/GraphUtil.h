@@ -33,6 +33,8 @@ bool updatesStatistics(const torch::jit::Node* node);
 /// Whether values of the type may refer to a tensor (tensors, lists and tuples
 /// of them, Any, classes).
 bool mayHoldTensor(const c10::TypePtr& type);
+/// A tensor or None.
+bool isOptionalTensor(const c10::TypePtr& type);
 
 /// Whether every reader of the list only reads it: the elements are those that
 /// it was made with. Readers without a schema other than ListUnpack (returns,

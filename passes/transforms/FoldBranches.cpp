@@ -26,12 +26,6 @@ using namespace torch::jit;
 
 namespace {
 
-bool isOptionalTensor(const c10::TypePtr& type) {
-  auto optional = type->cast<c10::OptionalType>();
-  return optional &&
-         optional->getElementType()->isSubtypeOf(*c10::TensorType::get());
-}
-
 /// The tensor that is there, as a tensor; None, as None.
 void resolve(Graph& graph, Node* read, bool isNone) {
   WithInsertPoint at(read->next());

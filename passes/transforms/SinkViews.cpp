@@ -1,10 +1,9 @@
 // Part of form-steps. Views that a branch reads are made in the branch.
 //
-//   %t = aten::transpose(%b, ...)             %t = aten::transpose(%b, ...)
+//   %t = aten::t(%b)                          %t = aten::t(%b)
 //   %y = prim::If(%c)                         %y = prim::If(%c)
 //     block0():                                 block0():
-//       %s = aten::matmul(%b, %t)        ==>      %t0 = aten::transpose(%b,
-//       ...)
+//       %s = aten::matmul(%b, %t)        ==>      %t0 = aten::t(%b)
 //       ...                                       %s = aten::matmul(%b, %t0)
 //
 // A step in the branch that rebuilds %b can rebuild %t0 as well; %t it would

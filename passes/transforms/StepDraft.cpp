@@ -28,12 +28,6 @@ const char* nameOf(StepForm form) {
   return "";
 }
 
-bool mayBeNone(const Value* v) {
-  auto optional = v->type()->cast<c10::OptionalType>();
-  return optional &&
-         optional->getElementType()->isSubtypeOf(*c10::TensorType::get());
-}
-
 int32_t positionOf(const StepDraft& draft, const Dataflow& flow) {
   int32_t last = 0;
   for (const auto* nodes : {&draft.conditioner, &draft.stream})
@@ -438,7 +432,7 @@ bool Drafter::fill(StepDraft& step) {
   // a list. (One that may be None goes as a tensor and a flag.)
   for (ValueId v : step.extras)
     if (mayHoldTensor(flow_.value(v).value->type()) &&
-        !mayBeNone(flow_.value(v).value)) {
+        !isOptionalTensor(flow_.value(v).value->type())) {
       refusals_.push_back(
           {step.owned.back(), Reason::Untraceable,
            nameOf(flow_.value(v).value) + " is no tensor, but may hold one",

@@ -65,7 +65,4 @@ std::vector<StepDraft> draftSteps(const Invertibility& found,
 /// well: views, integer arithmetic, constants.
 bool isCopied(const Dataflow& flow, NodeId n);
 
-/// The value is a tensor or None. Steps are handed a tensor and a flag for it.
-bool mayBeNone(const torch::jit::Value* v);
-
 } // namespace inv::opt

@@ -2,6 +2,7 @@
 
 #include "inv/Abi.h"
 #include "passes/rules/Match.h"
+#include "passes/support/GraphUtil.h"
 #include "passes/support/Holds.h"
 #include "passes/support/Written.h"
 #include "passes/transforms/JoinParts.h"
@@ -258,7 +259,7 @@ private:
   /// there is none, and a flag.
   void takeOptionalsApart() {
     for (Value* v : valuesOf(draft_.extras)) {
-      if (!mayBeNone(v))
+      if (!isOptionalTensor(v->type()))
         continue;
       Graph& g = *context_.method.graph;
       Value* now = current_(v);
