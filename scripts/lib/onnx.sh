@@ -7,6 +7,7 @@
 onnxVersion() { sed -n 's/^onnx==//p' "$root/scripts/requirements-onnx.txt"; }
 
 # buildOnnx FOLDER: static, position-independent, hidden; protobuf is Debian's.
+# Its messages name its own sources, wherever the folder was.
 buildOnnx() {
   local work=$1
   "$env/bin/python" -m pip download --disable-pip-version-check --no-input \
@@ -15,7 +16,7 @@ buildOnnx() {
     tar -xzf "$work"/onnx-*.tar.gz -C "$work/source" --strip-components=1 &&
     "$env/bin/cmake" -G Ninja -S "$work/source" -B "$work/build" \
       -DCMAKE_MAKE_PROGRAM="$env/bin/ninja" -DCMAKE_BUILD_TYPE=Release \
-      -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG" \
+      -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG \"-ffile-prefix-map=$work/source/=\"" \
       -DCMAKE_INSTALL_PREFIX="$work/prefix" -DCMAKE_INSTALL_LIBDIR=lib \
       -DONNX_BUILD_PYTHON=OFF -DONNX_BUILD_TESTS=OFF -DONNX_ML=ON \
       -DBUILD_SHARED_LIBS=OFF -DCMAKE_POSITION_INDEPENDENT_CODE=ON \

@@ -318,6 +318,12 @@ def test_no_name_of_onnx_or_protobuf_is_exported(path):
     assert not FOREIGN.findall(names)
 
 
+def test_messages_name_no_folder_of_the_build():
+    """ONNX's assertions name the file that they are in."""
+    assert b"onnx/inliner/inliner.cc" in TOOL.read_bytes()
+    assert b"/onnx/inliner/inliner.cc" not in TOOL.read_bytes()
+
+
 def test_beside_onnx_and_onnxruntime(tmp_path):
     """In one process, in either order, and all of them work."""
     model = tmp_path / "m.onnx"
